@@ -1,0 +1,43 @@
+"""Compare runs: old and new tasks, average, forgetting, gap closed; writes `comparison.json` and `comparison.html`.
+
+    python jobs/evaluate.py RUN RUN ... [--out runs]
+
+RUN is the name of a run under `runs/`, or a folder with a report.json. Gap closed needs a fine_tune and a joint run among them.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from perdure import report
+from perdure.console import guarded
+from perdure.errors import NotFound
+from perdure.settings import settings
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="jobs/evaluate.py", description="Compare runs in one table.")
+    parser.add_argument("runs", nargs="+", help="names of runs, or folders with a report.json")
+    parser.add_argument("--out", default=None, help="where comparison.json goes (default: the runs folder)")
+    given = parser.parse_args(arguments)
+    reports = [_report(name) for name in given.runs]
+    folder = Path(given.out) if given.out else settings().runs
+    folder.mkdir(parents=True, exist_ok=True)
+    report.write_comparison(reports, folder)
+    _, text = report.comparison_table(reports)
+    print(text)
+    print(f"written: {folder / 'comparison.json'}")
+
+
+def _report(name: str) -> dict[str, object]:
+    candidates = (Path(name) / "report.json", settings().runs / name / "report.json")
+    for path in candidates:
+        if path.is_file():
+            return json.loads(path.read_text())
+    raise NotFound(f"run '{name}': found neither {candidates[0]} nor {candidates[1]}; learn it first with jobs/train.py")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,165 @@
+"""Ray Train: one run per task, the loop of `training/loop.py` on every worker, checkpoints through Ray's storage.
+
+The run of task k is named by the task and the configuration, so a driver that starts again with the same name finds its checkpoints
+and goes on; whether a task is *finished* is asked of the registry, never of Ray.
+"""
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from perdure import pipeline
+from perdure.cluster.place import Place
+from perdure.config import RunConfig, parse
+from perdure.errors import PerdureError
+from perdure.settings import settings
+from perdure.training.gather import ALONE, Distributed
+
+__all__ = ["learn_with_ray", "ray_cluster"]
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def ray_cluster(config: RunConfig) -> Iterator[None]:
+    """Attach to the cluster that the environment names, or start a local one big enough for the run and stop it at the end."""
+    if ray.is_initialized():
+        yield
+        return
+    address = settings().ray_address
+    if address:
+        ray.init(address=address, log_to_driver=True)
+    else:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback; clusters set their own mode
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+        cpus = max(os.cpu_count() or 1, round(config.workers.num * config.workers.cpus + 0.5))
+        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder: Path, progress: pipeline.Progress) -> Path:
+    """A `pipeline.Learner`: the task as a Ray Train run with `workers.num` workers.
+
+    Returns:
+        the folder of the finished task's outcome (the last checkpoint).
+    Raises:
+        PerdureError: the run failed more often than `workers.max_failures`; the message holds the first worker's error.
+    """
+    workers = config.workers
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    threads = workers.threads or max(1, min(cores, os.cpu_count() or 1) // workers.num)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "config": config.plain(),
+            "task": task_index,
+            "registry": str(registry) if "://" in registry else str(Path(registry).resolve()),
+            "run_folder": str(run_folder.resolve()),
+            "place": Place.here(),
+            "threads": threads,
+        },
+        torch_config=TorchConfig(backend=None, timeout_s=300),
+        scaling_config=train.ScalingConfig(
+            num_workers=workers.num,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
+        ),
+        run_config=train.RunConfig(
+            name=f"task-{task_index}-{pipeline.fingerprint(config)[:12]}",
+            storage_path=str((run_folder / "ray").resolve()),
+            failure_config=train.FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=2),
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+        ),
+    )
+    with _followed(run_folder / "log.jsonl", task_index, progress):
+        try:
+            result = trainer.fit()
+        except train.TrainingFailedError as error:
+            raise PerdureError(f"task {task_index} failed on Ray: {_cause(error)}") from error
+    assert result.checkpoint is not None
+    return Path(result.checkpoint.path)
+
+
+def _worker(loop: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    torch.set_num_threads(loop["threads"])
+    loop["place"].enter()
+    config = parse(loop["config"])
+    context = train.get_context()
+    found = train.get_checkpoint()
+    if found is not None and (Path(found.path) / pipeline.OUTCOME).exists():
+        train.report({"finished": 1}, checkpoint=found if context.get_world_rank() == 0 else None)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.learn_task(
+            config,
+            loop["task"],
+            loop["registry"],
+            out=Path(folder),
+            workers=Distributed() if context.get_world_size() > 1 else ALONE,
+            checkpoints=_RayCheckpoints(),
+            tracker=pipeline.open_tracker(config, Path(loop["run_folder"])) if context.get_world_rank() == 0 else None,
+        )
+        _report({"finished": 1}, Path(folder))
+
+
+class _RayCheckpoints:
+    """States reported to Ray Train: rank 0 hands the folder over, the others take part in the barrier."""
+
+    def latest(self) -> Path | None:
+        found = train.get_checkpoint()
+        return None if found is None else Path(found.path)
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            if train.get_context().get_world_rank() == 0:
+                write(Path(folder))
+            _report({"step": step}, Path(folder))
+
+
+def _report(metrics: dict[str, Any], folder: Path) -> None:
+    first = train.get_context().get_world_rank() == 0
+    train.report(metrics, checkpoint=train.Checkpoint.from_directory(str(folder)) if first else None)
+
+
+@contextmanager
+def _followed(log_file: Path, task_index: int, progress: pipeline.Progress) -> Iterator[None]:
+    """Drive the progress bar from the JSONL that rank 0 writes, where the driver can see that file."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(0.5):
+            line = pipeline.last_step(log_file, task_index)
+            if line is not None:
+                progress.step(int(line["step"]), int(line["num_steps"]), float(line["loss"]))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message: Ray wraps a worker's error several times."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        rank, inner = next(iter(failures.items()))
+        return f"worker {rank}: {str(inner).strip().splitlines()[-1]}"
+    return str(error).strip().splitlines()[-1]

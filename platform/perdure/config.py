@@ -1,0 +1,333 @@
+"""The configuration of a run: shapes of its sections; names and options of parts are checked by `pipeline.check`.
+
+One YAML per run, complete, opening with the command that runs it; `a.b=value` overrides; a misspelt key is an error with a
+suggestion, and all errors of a file are reported at once.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from perdure.catalog import readable
+from perdure.errors import ConfigError
+
+__all__ = [
+    "IndexConfig",
+    "PartConfig",
+    "RunConfig",
+    "SearchSpace",
+    "StreamConfig",
+    "SweepConfig",
+    "TrainConfig",
+    "WorkersConfig",
+    "load",
+    "load_sweep",
+    "parse",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PartConfig(BaseModel):
+    """A part by its name in a catalog, and its options, which the catalog checks."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(description="name in the catalog of this kind of part")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class StreamConfig(_Section):
+    """A dataset, cut into tasks."""
+
+    dataset: PartConfig = Field(default_factory=lambda: PartConfig(name="scenes"), description="where items come from")
+    kind: PartConfig = Field(
+        default_factory=lambda: PartConfig.model_validate({"name": "class_incremental", "first": 8, "step": 8}),
+        description="how they are cut into tasks",
+    )
+    on_bad_item: Literal["stop", "skip"] = Field(
+        default="stop", description="an image that cannot be read stops the run, or is skipped and counted"
+    )
+
+
+class TrainConfig(_Section):
+    """One task's training."""
+
+    epochs: int = Field(default=8, ge=0, description="passes over the task's data")
+    first_epochs: int | None = Field(default=None, ge=0, description="the same for the first task; null = epochs")
+    max_steps: int | None = Field(default=None, ge=1, description="stop a task early, for smoke tests")
+    batch_size: int = Field(default=128, ge=2, description="B, over all workers together; a multiple of per_class")
+    per_class: int = Field(default=4, ge=1, description="K of the P x K sampler: items of each class in a batch")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    first_lr: float | None = Field(default=None, gt=0, description="the same for the first task; null = lr")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    clip_norm: float | None = Field(default=None, gt=0, description="gradient norm is clipped to this")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: channels_last and bf16 autocast where the hardware has it"
+    )
+    crop: int = Field(default=4, ge=0, description="random crop after padding by this many pixels, 0 = none")
+    flip: bool = Field(default=True, description="random horizontal flip")
+    checkpoint_every: int = Field(default=200, ge=0, description="steps between checkpoints, 0 = only at the end")
+    log_every: int = Field(default=1, ge=1, description="steps between lines of the JSONL log")
+    tensorboard: bool = False
+    freeze_batch_norm: bool = Field(default=False, description="BatchNorm keeps its running statistics (always, first task included)")
+    start_from: str | None = Field(
+        default=None, description="name of a run with the same first task, whose first encoder is taken over instead of learned again"
+    )
+
+    @model_validator(mode="after")
+    def _whole_classes(self) -> "TrainConfig":
+        if self.batch_size % self.per_class or self.batch_size // self.per_class < 2:
+            raise ValueError(f"batch_size={self.batch_size} must be per_class={self.per_class} times 2 classes or more")
+        return self
+
+
+class IndexConfig(_Section):
+    """How the gallery is indexed, and what happens to old items when a new encoder comes."""
+
+    kind: Literal["flat", "hnsw"] = Field(default="flat", description="exact search, or a graph")
+    policy: Literal["reindex", "keep", "versioned"] = Field(default="reindex", description="DESIGN: what becomes of old vectors")
+    merge: Literal["standardised", "raw"] = Field(default="standardised", description="how hits of several segments become one list")
+    partitions: int = Field(default=2, ge=1, le=4096, description="partitions of a segment, by a hash of the item id")
+    hnsw_links: int = Field(default=32, ge=4, le=256, description="M of HNSW")
+    ef_construction: int = Field(default=200, ge=8)
+    ef_search: int = Field(default=64, ge=1)
+
+
+class WorkersConfig(_Section):
+    """How a run is spread; `workers: 2` is short for `workers: {num: 2}`, and 0 is in-process, without Ray."""
+
+    num: int = Field(default=1, ge=0, le=1024)
+    cpus: float = Field(default=1.0, gt=0, description="logical CPUs of each worker")
+    gpus: float = Field(default=0.0, ge=0)
+    threads: int | None = Field(default=None, ge=1, description="OMP_NUM_THREADS of each worker; null = cores of the node / workers")
+    max_failures: int = Field(default=2, ge=0, description="worker or node deaths that a task survives")
+
+
+class RunConfig(_Section):
+    """A whole run."""
+
+    name: str = Field(
+        default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="a re-run with the same name continues where it stopped"
+    )
+    seed: int = Field(default=0, ge=0)
+    stream: StreamConfig = Field(default_factory=StreamConfig)
+    encoder: PartConfig = Field(default_factory=lambda: PartConfig(name="small_resnet"))
+    strategy: PartConfig = Field(default_factory=lambda: PartConfig(name="correlation"))
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    index: IndexConfig = Field(default_factory=IndexConfig)
+    workers: WorkersConfig = Field(default_factory=WorkersConfig)
+    registry: str = Field(default="registry", description="folder (or URL) of the registry")
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _plain_number(cls, value: Any) -> Any:
+        return {"num": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved configuration as plain data, for manifests and reports."""
+        return self.model_dump(mode="json")
+
+
+class SearchSpace(_Section):
+    """The values that a sweep may give one option: exactly one of the three."""
+
+    choice: tuple[Any, ...] | None = Field(default=None, min_length=1, description="one of these")
+    uniform: tuple[float, float] | None = Field(default=None, description="a number between the two")
+    loguniform: tuple[float, float] | None = Field(default=None, description="the same, every factor as likely as any other")
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> "SearchSpace":
+        if [self.choice, self.uniform, self.loguniform].count(None) != 2:
+            raise ValueError("give exactly one of choice, uniform, loguniform")
+        low, high = self.uniform or self.loguniform or (1.0, 2.0)
+        if not low < high or (self.loguniform and low <= 0):
+            raise ValueError(f"[{low}, {high}] is no range{'' if low < high else ', the lower end comes first'}")
+        return self
+
+    def examples(self) -> tuple[Any, ...]:
+        """Every choice, or the ends of the range: what a check can try."""
+        return self.choice or self.uniform or self.loguniform or ()
+
+
+class SweepConfig(_Section):
+    """A search over some options of a run."""
+
+    name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="trials are runs called NAME-0, NAME-1 ...")
+    base: dict[str, Any] = Field(default_factory=dict, description="a run config, or the path of one relative to the sweep's file")
+    set: tuple[str, ...] = Field(default=(), description="a.b=value overrides of the base")
+    search: dict[str, SearchSpace] = Field(min_length=1, description="dotted key of the run -> its values")
+    trials: int = Field(default=8, ge=1, le=10_000)
+    metric: str = Field(default="last_average", description="key of the report's summary that is compared")
+    mode: Literal["max", "min"] = "max"
+    concurrent: int = Field(default=1, ge=1, le=1024, description="trials at the same time")
+    seed: int = Field(default=0, ge=0, description="of the search; the seed of the runs is theirs")
+
+    def run(self, values: dict[str, Any], name: str | None = None) -> RunConfig:
+        """The run of one trial: the base, its overrides, then these values by their dotted keys.
+
+        Raises:
+            ConfigError: as for `parse`.
+        """
+        source = name or self.name
+        raw = _written_out(yaml.safe_load(yaml.safe_dump(self.base)))
+        problems = [problem for override in self.set for problem in _apply(raw, override)]
+        problems += [problem for key, value in values.items() for problem in _put(raw, key, value)]
+        if problems:
+            raise ConfigError(source, problems)
+        return parse(raw if name is None else {**raw, "name": name}, source=source)
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "stream": StreamConfig,
+    "train": TrainConfig,
+    "index": IndexConfig,
+    "workers": WorkersConfig,
+}
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a run's YAML and apply `a.b=value` overrides (values are YAML: numbers, lists, true, null).
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown, a value is out of range; all at once.
+    """
+    path = Path(path)
+    return parse(_read(path), overrides, source=str(path))
+
+
+def parse(raw: Any, overrides: list[str] | None = None, *, source: str = "config") -> RunConfig:
+    """Check plain data and overrides against the shape of a run; see `load`."""
+    if not isinstance(raw, dict):
+        raise ConfigError(source, [f"a run is a mapping of sections, found {type(raw).__name__}"])
+    raw = _written_out(yaml.safe_load(yaml.safe_dump(raw)))  # a deep copy
+    problems = [problem for override in overrides or [] for problem in _apply(raw, override)]
+    config: RunConfig | None = None
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        problems += _readable(error)
+    if config is None or problems:
+        raise ConfigError(source, problems)
+    return config
+
+
+def load_sweep(path: str | Path, overrides: list[str] | None = None) -> SweepConfig:
+    """Read a sweep's YAML; its base is read, overridden and checked, and every searched key is tried in it.
+
+    `overrides` are overrides of the base run, applied after the file's own `set`.
+
+    Raises:
+        ConfigError: the file or its base is missing or wrong, or a searched value does not fit the run; all at once.
+    """
+    path = Path(path)
+    raw = _read(path)
+    if not isinstance(raw, dict):
+        raise ConfigError(str(path), [f"a sweep is a mapping of keys, found {type(raw).__name__}"])
+    base = raw.get("base", {})
+    if isinstance(base, str):
+        raw = {**raw, "base": _read(path.parent / base)}
+    try:
+        sweep = SweepConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(str(path), readable(error, "", SweepConfig.model_fields)) from None
+    sweep = sweep.model_copy(update={"set": (*sweep.set, *(overrides or []))})
+    parse(sweep.base, list(sweep.set), source=f"{path}: base")
+    problems: list[str] = []
+    for key, space in sweep.search.items():
+        for value in space.examples():
+            try:
+                sweep.run({key: value})
+            except ConfigError as error:
+                problems += [f"search.{key} = {value!r}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError(str(path), problems)
+    return sweep
+
+
+def _read(path: Path) -> Any:
+    """The plain data of a YAML file, {} of an empty one."""
+    if not path.is_file():
+        raise ConfigError(str(path), ["no such file; the ready-made configs are in jobs/configs/ and tune_configs/"])
+    try:
+        raw = _plain(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"not a YAML file: {error}"]) from None
+    return {} if raw is None else raw
+
+
+def _plain(text: str) -> Any:
+    """What YAML text says; PyYAML has other errors than its own for what only looks like a date or a number (`2001-13-45`)."""
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise yaml.YAMLError(str(error)) from None
+
+
+def _written_out(raw: dict[str, Any]) -> dict[str, Any]:
+    """`workers: 2` and `strategy: l2` written out in place, so that overrides can reach into them."""
+    if isinstance(raw.get("workers"), int) and not isinstance(raw["workers"], bool):
+        raw["workers"] = {"num": raw["workers"]}
+    for holder, key in ((raw, "encoder"), (raw, "strategy"), (raw.get("stream"), "dataset"), (raw.get("stream"), "kind")):
+        if isinstance(holder, dict) and isinstance(holder.get(key), str):
+            holder[key] = {"name": holder[key]}
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> list[str]:
+    """Set one dotted override in place; a problem, if it has one."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not all(dotted.split(".")):
+        return [f"override '{override}': expected key.sub=value"]
+    try:
+        value = _plain(text)
+    except yaml.YAMLError:
+        return [f"override '{override}': the value is not YAML"]
+    return [f"override '{override}': {problem}" for problem in _put(raw, dotted, value)]
+
+
+def _put(raw: dict[str, Any], dotted: str, value: Any) -> list[str]:
+    """Set one dotted key in place; a problem, if it has one."""
+    *parents, last = dotted.split(".")
+    place = raw
+    for key in parents:
+        inner = place.setdefault(key, {})
+        if not isinstance(inner, dict):
+            return [f"'{key}' is {inner!r}, which has no '{last}'"]
+        place = inner
+    place[last] = value
+    _written_out(raw)
+    return []
+
+
+def _readable(error: ValidationError) -> list[str]:
+    """Pydantic's problems with suggestions from the section in which the unknown key stands."""
+    lines: list[str] = []
+    for problem in error.errors():
+        section = _SECTIONS.get(str(problem["loc"][0]), RunConfig) if len(problem["loc"]) > 1 else RunConfig
+        known = section.model_fields
+        single = ValidationError.from_exception_data("run", [_line(problem)])
+        lines += readable(single, "", known)
+    return lines
+
+
+def _line(problem: Any) -> Any:
+    """One of pydantic's problems in the form that `from_exception_data` takes."""
+    if problem["type"] == "value_error":
+        return {"type": "value_error", "loc": problem["loc"], "input": problem["input"], "ctx": {"error": problem["ctx"]["error"]}}
+    return {"type": problem["type"], "loc": problem["loc"], "input": problem["input"], "ctx": problem.get("ctx", {})}

@@ -1,0 +1,150 @@
+"""The encoder: an image tower, a text tower where there are captions, and a growing classifier, in one joint space.
+
+Letters: B batch, D embedding, L words of a caption.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from perdure.encoders.classifier import GrowingClassifier
+from perdure.encoders.image_tower import ImageTower
+from perdure.encoders.text_tower import TextTower
+from perdure.encoders.vocabulary import Vocabulary
+from perdure.errors import BadQuery
+
+__all__ = ["Encoder"]
+
+
+class Encoder(nn.Module):
+    """Pictures and texts to vectors of one space.
+
+    Args:
+        image: pictures (B, 3, H, W) in [0, 1] -> (B, D).
+        text: word ids (B, L) -> (B, D); None where the data has no captions, and then there is no vocabulary either.
+        classifier: (B, D) -> logits of the classes seen so far.
+        embedding_dim: D.
+        image_size: height and width that pictures are brought to before they come here.
+        name: of the entry in `ENCODERS` that makes such an encoder.
+        options: of that entry, as plain data.
+        seed: that the weights were drawn with.
+    """
+
+    def __init__(
+        self,
+        image: ImageTower,
+        text: TextTower | None,
+        classifier: GrowingClassifier,
+        *,
+        embedding_dim: int,
+        image_size: int,
+        name: str,
+        options: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.image = image
+        self.text = text
+        self.classifier = classifier
+        self.embedding_dim = embedding_dim
+        self.image_size = image_size
+        self.vocabulary = Vocabulary() if text is not None else None
+        self.name = name
+        self.options = dict(options)
+        self.seed = seed
+        self._batch_norm_frozen = False
+
+    def forward(self, images: Tensor, tokens: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Embeddings before normalisation.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1]; the image tower subtracts its own mean.
+            tokens: (B, L) int64 word ids of one caption each, 0 = padding, or None.
+        Returns:
+            (B, D) float32 of the images, and (B, D) float32 of the captions; None without captions or without a text tower.
+        """
+        return self.image(images), self.text(tokens) if self.text is not None and tokens is not None else None
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float in [0, 1] -> (B, D) float32 rows of unit length, in evaluation mode and without gradient."""
+        with _Evaluating(self), torch.no_grad():
+            return functional.normalize(self.image(images.to(self.device)), dim=1)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """B texts -> (B, D) float32 rows of unit length, in evaluation mode and without gradient.
+
+        Raises:
+            BadQuery: this encoder has no text tower.
+        """
+        if self.text is None or self.vocabulary is None:
+            raise BadQuery("this encoder has no text tower: it was learned from pictures without captions. Search by image or by item id.")
+        tokens = self.vocabulary.encode(texts).to(self.device)
+        with _Evaluating(self), torch.no_grad():
+            return functional.normalize(self.text(tokens), dim=1)
+
+    def grow(self, *, num_classes: int, captions: Iterable[str] = ()) -> None:
+        """Make room for a task: classifier rows for its classes, vocabulary and word rows for its captions.
+
+        Old ids and rows stay as they are. Parameters are replaced: create the optimiser afterwards.
+
+        Raises:
+            ValueError: fewer classes than there are.
+        """
+        self.classifier.grow(num_classes)
+        if self.text is not None and self.vocabulary is not None:
+            self.vocabulary.grow(captions)
+            self.text.grow(len(self.vocabulary))
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data from which `load_encoder` makes an encoder that takes this one's weights."""
+        return {
+            "name": self.name,
+            "options": self.options,
+            "seed": self.seed,
+            "num_classes": self.classifier.num_classes,
+            "vocabulary": None if self.vocabulary is None else list(self.vocabulary.words),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.image.mean.device
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether any layer keeps running statistics of the data."""
+        return any(isinstance(module, _BatchNorm) for module in self.modules())
+
+    def set_batch_norm_frozen(self, frozen: bool) -> None:
+        """Keep BatchNorm layers on their running statistics, also while training; or stop keeping them there."""
+        self._batch_norm_frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training (or evaluation) mode; BatchNorm layers stay in evaluation mode when they are frozen."""
+        super().train(mode)
+        if self._batch_norm_frozen:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+class _Evaluating:
+    """Evaluation mode for a while; a replica that serves is in it already, and then nothing is switched under other threads."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._was_training = encoder.training
+
+    def __enter__(self) -> None:
+        if self._was_training:
+            self._encoder.eval()
+
+    def __exit__(self, *_: object) -> None:
+        if self._was_training:
+            self._encoder.train()

@@ -1,0 +1,170 @@
+"""The catalogs of this room, and how an encoder is put together from a name and options.
+
+A new encoder is a file with its trunk, an entry here and a line in `ENCODERS`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from perdure.catalog import Catalog
+from perdure.config import PartConfig
+from perdure.encoders.bilstm import BiLSTM
+from perdure.encoders.classifier import GrowingClassifier
+from perdure.encoders.encoder import Encoder
+from perdure.encoders.image_tower import ImageTower
+from perdure.encoders.pooling import make_pooling
+from perdure.encoders.small_resnet import small_resnet_trunk
+from perdure.encoders.text_tower import TextTower
+from perdure.encoders.torchvision_backbone import torchvision_trunk
+from perdure.errors import ConfigError
+
+__all__ = ["ENCODERS", "TEXT_TOWERS", "TextPart", "build_encoder", "small_resnet", "torchvision"]
+
+TEXT_TOWERS: Catalog[TextTower] = Catalog("text tower", {"bilstm": BiLSTM})
+
+
+class TextPart(PartConfig):
+    """The text tower: "auto" (a Bi-LSTM where the data has captions), "none", or a name with its options."""
+
+    name: str = Field("auto", description="auto, none, or a name in TEXT_TOWERS")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.name not in ("auto", "none"):
+            problems = TEXT_TOWERS.problems(self.name, self.options)
+        else:
+            problems = [f"'{self.name}' takes no options, found {', '.join(self.options)}"] if self.options else []
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+_AUTO = TextPart(name="auto")
+
+
+def small_resnet(
+    with_text: bool,
+    seed: int = 0,
+    *,
+    embedding_dim: int = 128,
+    image_size: int = 32,
+    pooling: Literal["avg", "gem"] = "gem",
+    width: int = 24,
+    blocks: int = 1,
+    classifier: Literal["cosine", "linear"] = "cosine",
+    text: TextPart = _AUTO,
+) -> Encoder:
+    """An encoder with the small residual network, to be learned from scratch.
+
+    Args:
+        with_text: whether the data has captions.
+        seed: of the rows that are appended to the classifier and to the words.
+        embedding_dim: D.
+        image_size: height and width of the pictures.
+        pooling: of the last map, average or generalised mean.
+        width: channels of the first stage.
+        blocks: residual blocks of each of the three stages.
+        classifier: cosine or linear logits.
+        text: the text tower.
+    """
+    trunk, channels = small_resnet_trunk(width=width, blocks=blocks)
+    image = ImageTower(
+        nn.Sequential(trunk, make_pooling(pooling)), width=channels, embedding_dim=embedding_dim, mean=(0.5,) * 3, std=(0.25,) * 3
+    )
+    options = {
+        "embedding_dim": embedding_dim,
+        "image_size": image_size,
+        "pooling": pooling,
+        "width": width,
+        "blocks": blocks,
+        "classifier": classifier,
+        "text": text.model_dump(),
+    }
+    return _dual("small_resnet", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
+
+
+def torchvision(
+    with_text: bool,
+    seed: int = 0,
+    *,
+    architecture: str,
+    weights: str | None = None,
+    embedding_dim: int = 128,
+    image_size: int = 224,
+    pooling: Literal["avg", "gem"] = "avg",
+    classifier: Literal["cosine", "linear"] = "cosine",
+    text: TextPart = _AUTO,
+) -> Encoder:
+    """An encoder on any of torchvision's classification models.
+
+    Args:
+        with_text: whether the data has captions.
+        seed: of the rows that are appended to the classifier and to the words.
+        architecture: torchvision's name of the model, such as "resnet50".
+        weights: torchvision's name of pre-trained weights ("DEFAULT"), or a local .pth, .pt or .safetensors file; null = random weights.
+        embedding_dim: D.
+        image_size: height and width of the pictures.
+        pooling: of the last map, average or generalised mean.
+        classifier: cosine or linear logits.
+        text: the text tower.
+    """
+    trunk = torchvision_trunk(architecture, weights=weights, image_size=image_size, pooling=pooling)
+    image = ImageTower(trunk.module, width=trunk.width, embedding_dim=embedding_dim, mean=trunk.mean, std=trunk.std)
+    options = {
+        "architecture": architecture,
+        "weights": weights,
+        "embedding_dim": embedding_dim,
+        "image_size": image_size,
+        "pooling": pooling,
+        "classifier": classifier,
+        "text": text.model_dump(),
+    }
+    return _dual("torchvision", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
+
+
+def _dual(
+    name: str,
+    options: Mapping[str, Any],
+    image: ImageTower,
+    *,
+    with_text: bool,
+    seed: int,
+    text: TextPart,
+    classifier: Literal["cosine", "linear"],
+) -> Encoder:
+    """Join an image tower with the text tower that was asked for and an empty classifier."""
+    dim = int(options["embedding_dim"])
+    if text.name not in ("auto", "none") and not with_text:
+        raise ConfigError(
+            f"encoder '{name}'",
+            [f"text: '{text.name}' was asked for, but the dataset has no captions; name its caption column, or set text: auto"],
+        )
+    tower = None
+    if with_text and text.name != "none":
+        tower = TEXT_TOWERS.build("bilstm" if text.name == "auto" else text.name, text.options, dim, seed)
+    image.to(memory_format=torch.channels_last)
+    head = GrowingClassifier(dim, kind=classifier, seed=seed)
+    return Encoder(image, tower, head, embedding_dim=dim, image_size=int(options["image_size"]), name=name, options=options, seed=seed)
+
+
+ENCODERS: Catalog[Encoder] = Catalog("encoder", {"small_resnet": small_resnet, "torchvision": torchvision})
+
+
+def build_encoder(part_name: str, options: Mapping[str, Any], *, with_text: bool, seed: int) -> Encoder:
+    """A fresh encoder with no classes and no words yet; the same seed gives the same weights, bit for bit.
+
+    Args:
+        part_name: in `ENCODERS`.
+        options: its keyword-only parameters; anything else is refused.
+        with_text: whether the data has captions; without them there is no text tower and no vocabulary.
+        seed: of all weights.
+    Raises:
+        ConfigError: an unknown name or option, or a text tower for data without captions.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ENCODERS.build(part_name, options, with_text, seed)

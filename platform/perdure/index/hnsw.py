@@ -1,0 +1,98 @@
+"""A partition that is walked: a navigable small-world graph, approximate.
+
+Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World
+graphs", TPAMI 2020; faiss's implementation.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from perdure.index.partition import apply_threads, check_queries, exact_search, in_order, new_map, read_map, stored_vectors
+from perdure.records import Hits
+
+__all__ = ["HNSWPartition"]
+
+
+class HNSWPartition:
+    """n vectors in a graph; a search looks at a few hundred of them. About 4 D + 8 M + 24 bytes a vector.
+
+    Built by one thread, so that the same vectors give the same graph and the same bytes; build partitions side by side in
+    processes to use more cores. Nothing can be removed from the graph.
+    """
+
+    metric: ClassVar[str] = "ip"
+
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+        *,
+        hnsw_links: int = 32,
+        ef_construction: int = 200,
+        ef_search: int = 64,
+    ) -> None:
+        """Build from (n,) ascending rows and (n, D) vectors.
+
+        Args:
+            rows: rows of the segment.
+            vectors: their vectors.
+            hnsw_links: M, links of a vector on each level (2 M on the lowest).
+            ef_construction: candidates looked at when a vector is inserted.
+            ef_search: candidates looked at by a search, or k if that is more.
+        """
+        graph = faiss.IndexHNSWFlat(vectors.shape[1], hnsw_links, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = ef_construction
+        graph.hnsw.efSearch = ef_search  # saved with the graph
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+        try:
+            self._map: Any = new_map(graph, rows, vectors)
+        finally:
+            faiss.omp_set_num_threads(threads)
+        self._graph: Any = graph
+        self._flat: Any = faiss.downcast_index(graph.storage)
+        self._rows = rows.astype(np.int64)
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self._graph.d
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(n,) rows of the segment, ascending."""
+        return self._rows
+
+    def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
+        """See `Partition.search`; approximate, but exact (a scan) with `allowed`, and when k reaches n.
+
+        A graph walked under a filter can run dry before it has found k of the allowed vectors; a scan of them cannot.
+        """
+        queries = check_queries(queries, k, self.dim)
+        if allowed is not None or k >= len(self._rows):
+            return exact_search(self._flat, self._rows, queries, k, allowed, self.metric)
+        apply_threads()
+        effort: Any = getattr(faiss, "SearchParametersHNSW")(efSearch=max(self._graph.hnsw.efSearch, k))  # noqa: B009 - not in faiss's stubs
+        scores, positions = self._graph.search(queries, k, params=effort)
+        scores, rows = in_order(scores, np.where(positions < 0, -1, self._rows[positions]))
+        return Hits(scores, rows, np.zeros(rows.shape, np.int32), self.metric)
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See `Partition.vectors`."""
+        return stored_vectors(self._flat, self._rows, rows)
+
+    def save(self, path: Path) -> None:
+        """Write the graph, the vectors and their rows into one file."""
+        faiss.write_index(self._map, str(path))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote."""
+        partition = cls.__new__(cls)
+        partition._map, partition._graph, partition._rows = read_map(path, faiss.IndexHNSWFlat, "hnsw")
+        partition._flat = faiss.downcast_index(partition._graph.storage)
+        return partition

@@ -1,0 +1,198 @@
+"""What every kind of partition does, and the exact scan that both kinds share.
+
+n vectors of the partition, N rows of its segment, Q queries, D embedding, K top-k. Larger scores are better ("ip").
+
+Traps of faiss that are closed here: a list that is longer than the index is padded with -1; a NaN query returns only -1; a
+wrong dimension is a bare AssertionError; equal scores come in no particular order; an id added twice is accepted; and the
+number of OpenMP threads is a setting of the calling thread, so it is set at each search.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from perdure.errors import BadQuery, Corrupt
+from perdure.records import Hits
+
+__all__ = [
+    "Partition",
+    "apply_threads",
+    "check_queries",
+    "exact_search",
+    "in_order",
+    "limit_threads",
+    "new_map",
+    "partition_of",
+    "read_map",
+    "stored_vectors",
+]
+
+_faiss: Any = faiss  # its stubs describe the C++ constructors, not the Python ones that wrap them
+_threads: int | None = None
+
+
+def limit_threads(threads: int | None) -> None:
+    """OpenMP threads of each later search in this process, whichever thread runs it; None leaves faiss as it is."""
+    global _threads
+    _threads = threads
+
+
+def apply_threads() -> None:
+    """Give the calling thread the number that `limit_threads` set."""
+    if _threads is not None:
+        faiss.omp_set_num_threads(_threads)
+
+
+def partition_of(item_id: str, partitions: int) -> int:
+    """The partition of an item, 0 .. partitions-1: a hash of its id, the same on every machine and for ever."""
+    return int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=8).digest(), "big") % partitions
+
+
+class Partition(Protocol):
+    """Some vectors of one segment, and the rows of the segment's table that they belong to."""
+
+    metric: ClassVar[str]
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        ...
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(n,) rows of the segment, ascending."""
+        ...
+
+    def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
+        """The best k rows of each query among those allowed; a shorter list where there are fewer, ties by row.
+
+        Args:
+            queries: (Q, D).
+            k: at least 1.
+            allowed: (N,) over the rows of the segment; None allows all.
+        """
+        ...
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(len(rows), D) stored vectors; KeyError for a row that is not here."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write one file; the same vectors give the same bytes."""
+        ...
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote."""
+        ...
+
+
+def _check_vectors(rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+    """Refuse what faiss would swallow.
+
+    Raises:
+        ValueError: shapes disagree, a value is not finite, or rows are not ascending without repeats.
+    """
+    if vectors.ndim != 2 or rows.shape != (len(vectors),):
+        raise ValueError(f"partition: {rows.shape} rows and {vectors.shape} vectors; expected (n,) and (n, D)")
+    if not np.isfinite(vectors).all():
+        raise ValueError("partition: a vector holds NaN or infinity; look at the encoder that made it")
+    if len(rows) > 1 and not (np.diff(rows) > 0).all():
+        raise ValueError("partition: rows must ascend without repeats")
+
+
+def check_queries(queries: NDArray[np.float32], k: int, dim: int) -> NDArray[np.float32]:
+    """The queries as a contiguous float32 array.
+
+    Raises:
+        BadQuery: k < 1, not (Q, D), or a value that is not finite.
+    """
+    if k < 1:
+        raise BadQuery(f"k={k}: ask for 1 hit or more")
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise BadQuery(f"queries of shape {queries.shape} for an index of D={dim}; expected (Q, {dim})")
+    if not np.isfinite(queries).all():
+        raise BadQuery("a query vector holds NaN or infinity; it would match nothing")
+    return np.ascontiguousarray(queries, dtype=np.float32)
+
+
+def in_order(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Each list (Q, K) by falling score, equal scores by rising row, padding (row -1, score -inf) last."""
+    scores = np.where(rows < 0, -np.inf, scores).astype(np.float32)
+    order = np.lexsort((rows, -scores), axis=-1)
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def exact_search(
+    flat: Any, rows: NDArray[np.int64], queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None, metric: str
+) -> Hits:
+    """Scan every allowed vector of a faiss flat index: exact, equal scores by row, K = min(k, number allowed).
+
+    One candidate more than k is fetched; where it ties with the k-th, twice as many, until the tie is whole: only then can the
+    lowest rows of it be chosen.
+    """
+    apply_threads()
+    here = None if allowed is None else allowed[rows]
+    available = len(rows) if here is None else int(here.sum())
+    k = min(k, available)
+    best = Hits(
+        np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64), np.zeros((len(queries), k), np.int32), metric
+    )
+    if k == 0 or len(queries) == 0:
+        return best
+    options: dict[str, Any] = {}
+    if here is not None:
+        options["params"] = _faiss.SearchParameters(sel=_faiss.IDSelectorBitmap(np.packbits(here, bitorder="little")))
+    open_queries = np.arange(len(queries))
+    fetch = min(k + 1, available)
+    while True:
+        scores, positions = flat.search(queries[open_queries], fetch, **options)
+        tied = (scores[:, k - 1] == scores[:, -1]) if fetch < available else np.zeros(len(open_queries), np.bool_)
+        found_scores, found_rows = in_order(scores[~tied], rows[positions[~tied]])
+        best.scores[open_queries[~tied]] = found_scores[:, :k]
+        best.rows[open_queries[~tied]] = found_rows[:, :k]
+        if not tied.any():
+            return best
+        open_queries = open_queries[tied]
+        fetch = min(2 * fetch, available)
+
+
+def new_map(inner: Any, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> Any:
+    """Add vectors to an empty faiss index inside a map that remembers their rows; the map, which is what is saved."""
+    _check_vectors(rows, vectors)
+    index = faiss.IndexIDMap(inner)
+    index.add_with_ids(np.ascontiguousarray(vectors, dtype=np.float32), rows)
+    return index
+
+
+def read_map(path: Path, inner: type, kind: str) -> tuple[Any, Any, NDArray[np.int64]]:
+    """A saved partition: the faiss map (keep it alive), the index inside it, and its rows.
+
+    Raises:
+        Corrupt: faiss cannot read the file, or it holds another kind of index.
+    """
+    try:
+        index: Any = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise Corrupt(f"{path}: not a partition that faiss can read ({str(error).splitlines()[0][:120]})") from None
+    inside = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else None
+    if not isinstance(inside, inner):
+        raise Corrupt(f"{path}: not a {kind} partition")
+    return index, inside, faiss.vector_to_array(index.id_map).astype(np.int64)
+
+
+def stored_vectors(flat: Any, rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(len(wanted), D) vectors of some rows out of a faiss flat index.
+
+    Raises:
+        KeyError: a row is not in this partition.
+    """
+    positions = np.searchsorted(rows, wanted)
+    missing = ~np.isin(wanted, rows)
+    if missing.any():
+        raise KeyError(f"row {int(wanted[missing][0])} is not in this partition")
+    return flat.reconstruct_batch(positions)

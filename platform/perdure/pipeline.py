@@ -1,0 +1,312 @@
+"""The composition root: a configuration becomes parts, a task becomes a release.
+
+    Dataset -> TaskStream -> Task -> student + frozen teacher -> objective -> loop -> row t of the matrix
+      -> encoder version -> segment -> release
+
+`learn_stream` runs a whole stream; how one task is computed is a `Learner` handed in: `learn_here` in this process, or
+`cluster.train.learn_with_ray`. Both call `learn_task`, so a run is what it is, and Ray is how it is spread.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from perdure.config import RunConfig
+from perdure.data import DATASETS
+from perdure.data.dataset import Dataset
+from perdure.data.pixels import Pixels, open_pixels
+from perdure.encoders import ENCODERS, build_encoder, load_encoder, save_encoder
+from perdure.encoders.encoder import Encoder
+from perdure.errors import ConfigError, DataError
+from perdure.records import EncoderRef
+from perdure.registry.registry import Registry, open_registry
+from perdure.settings import settings
+from perdure.strategies import STRATEGIES
+from perdure.strategies.strategy import Strategy
+from perdure.stream import STREAMS
+from perdure.stream.task_stream import TaskStream
+from perdure.tracking import JsonlTracker, TensorBoardTracker, Tracker, Trackers
+from perdure.training.checkpoint import Checkpoints, FolderCheckpoints
+from perdure.training.gather import ALONE, Workers
+from perdure.training.loop import TaskData, train_task
+from perdure.training.precision import resolve_precision
+from perdure.training.schedule import Schedule
+
+__all__ = [
+    "OUTCOME",
+    "Learner",
+    "Prepared",
+    "Progress",
+    "SilentProgress",
+    "check",
+    "fingerprint",
+    "last_step",
+    "learn_here",
+    "learn_task",
+    "open_tracker",
+    "parent_of",
+    "prepare",
+    "registry_url",
+]
+
+log = logging.getLogger(__name__)
+
+OUTCOME = "outcome.json"  # the file that makes a task's outcome folder complete
+
+
+class Progress(Protocol):
+    """What a person at a terminal sees of a long run."""
+
+    def say(self, line: str) -> None:
+        """One line of plain text."""
+        ...
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        """The training of the current task is at a step."""
+        ...
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Something else that takes time: decoding, embedding."""
+        ...
+
+
+class SilentProgress:
+    """Says nothing; log records still go to `logging`."""
+
+    def say(self, line: str) -> None:
+        """To the log."""
+        log.info(line)
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        """Nothing."""
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Nothing."""
+
+
+Learner = Callable[[RunConfig, int, str, Path, Progress], Path]
+"""(config, task index, registry URL, run folder, progress) -> folder of the outcome."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A dataset, decoded and cut into tasks."""
+
+    dataset: Dataset
+    pixels: Pixels
+    stream: TaskStream
+    with_text: bool
+
+
+def check(config: RunConfig) -> list[str]:
+    """What is wrong with the names and options of a config's parts, a line each; empty when it can be built."""
+    parts = (
+        ("stream.dataset", DATASETS, config.stream.dataset),
+        ("stream.kind", STREAMS, config.stream.kind),
+        ("encoder", ENCODERS, config.encoder),
+        ("strategy", STRATEGIES, config.strategy),
+    )
+    return [problem for at, catalog, part in parts for problem in catalog.problems(part.name, part.options, at)]
+
+
+def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
+    """Open the dataset, decode it once into the cache, cut the stream.
+
+    Raises:
+        ConfigError: unknown parts or options, all at once. DataError: the data is not what the config says.
+    """
+    problems = check(config)
+    if problems:
+        raise ConfigError(f"run '{config.name}'", problems)
+    silent = progress or SilentProgress()
+    dataset = DATASETS.build(config.stream.dataset.name, config.stream.dataset.options)
+    if len(dataset.items) == 0:
+        raise DataError(f"dataset '{config.stream.dataset.name}' has no items")
+    options = ENCODERS.resolve(config.encoder.name, config.encoder.options)
+    pixels = open_pixels(
+        dataset,
+        options["image_size"],
+        cache=settings().cache,
+        on_bad_item=config.stream.on_bad_item,
+        progress=lambda done, total: silent.count("decoding", done, total),
+    )
+    rows = np.flatnonzero(pixels.rows_ok)
+    stream = STREAMS.build(config.stream.kind.name, config.stream.kind.options, dataset.items, rows, config.seed)
+    has_captions = any(item.captions for item in dataset.items)
+    wants_text = options["text"] not in ("none", None)
+    if wants_text and options["text"] != "auto" and not has_captions:
+        raise ConfigError(
+            f"run '{config.name}'",
+            [f"encoder.text={options['text']}: dataset '{config.stream.dataset.name}' has no captions; name their column, or encoder.text=none"],
+        )
+    return Prepared(dataset, pixels, stream, with_text=wants_text and has_captions)
+
+
+def learn_task(
+    config: RunConfig,
+    task_index: int,
+    registry_at: str,
+    *,
+    out: Path,
+    workers: Workers = ALONE,
+    checkpoints: Checkpoints | None = None,
+    tracker: Tracker | None = None,
+    on_step: Callable[[int, int, dict[str, float]], None] | None = None,
+    prepared: Prepared | None = None,
+) -> None:
+    """Learn one task of a stream from the parent version in the registry, and leave the outcome in a folder.
+
+    The outcome: `encoder/` (weights, description), `strategy.safetensors` (what the method carries on), `outcome.json` (summary and
+    the rows that were read), written last. Nothing is published here.
+    """
+    prepared = prepared or prepare(config)
+    strategy: Strategy = STRATEGIES.build(config.strategy.name, config.strategy.options)
+    registry = open_registry(registry_at)
+    encoder = _student(config, task_index, registry, strategy, prepared)
+    data = _task_data(task_index, strategy, prepared)
+    first = task_index == 0
+    precision = resolve_precision(config.train.precision)
+    precision.place(encoder)
+    strategy.begin_task(encoder, task_index, torch.from_numpy(np.unique(data.labels)).to(precision.device))
+    captions = () if data.captions is None else (text for texts in data.captions for text in texts)
+    encoder.grow(num_classes=max(int(data.labels.max()) + 1, encoder.classifier.num_classes), captions=captions)
+    encoder.set_batch_norm_frozen(config.train.freeze_batch_norm)
+    summary = train_task(
+        encoder,
+        strategy,
+        data,
+        _schedule(config, first or strategy.restarts),
+        task_index=task_index,
+        precision=precision,
+        workers=workers,
+        checkpoints=checkpoints,
+        tracker=tracker,
+        on_step=on_step,
+    )
+    strategy.end_task(encoder)
+    if workers.rank == 0:
+        save_encoder(encoder, out / "encoder")
+        state = strategy.state_dict()
+        if state:
+            save_file({name: value.cpu().contiguous() for name, value in state.items()}, out / "strategy.safetensors")
+        record = {"task": task_index, **asdict(summary), "images_per_s": summary.images_per_s}
+        (out / OUTCOME).write_text(json.dumps(record))
+
+
+def learn_here(config: RunConfig, task_index: int, registry_at: str, run_folder: Path, progress: Progress) -> Path:
+    """A `Learner` in this process, without Ray; it resumes from its last checkpoint like any other."""
+    out = run_folder / "tasks" / f"{task_index:03d}"
+    if (out / OUTCOME).exists():
+        return out
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    tracker = open_tracker(config, run_folder)
+    if config.workers.threads:
+        torch.set_num_threads(config.workers.threads)
+    learn_task(
+        config,
+        task_index,
+        registry_at,
+        out=out,
+        checkpoints=FolderCheckpoints(run_folder / "checkpoints" / f"{task_index:03d}"),
+        tracker=tracker,
+        on_step=lambda step, total, terms: progress.step(step, total, sum(terms.values())),
+    )
+    tracker.close()
+    return out
+
+
+def parent_of(config: RunConfig, task_index: int) -> EncoderRef | None:
+    """The encoder version that task t starts from: version t of the run (task 0 makes version 1)."""
+    return EncoderRef(config.name, task_index) if task_index else None
+
+
+def registry_url(config: RunConfig) -> str:
+    """The environment's registry when it names one, else the config's."""
+    return settings().registry or config.registry
+
+
+def fingerprint(config: RunConfig) -> str:
+    """A hash of everything that decides what a run computes: not where it is stored, nor how it is spread or indexed."""
+    plain = config.plain()
+    for free in ("workers", "registry", "index"):
+        plain.pop(free)
+    for free in ("log_every", "tensorboard", "checkpoint_every", "start_from"):
+        plain["train"].pop(free)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def open_tracker(config: RunConfig, run_folder: Path) -> Tracker:
+    """The run's JSONL, and TensorBoard beside it when asked."""
+    trackers: list[Tracker] = [JsonlTracker(run_folder / "log.jsonl")]
+    if config.train.tensorboard:
+        trackers.append(TensorBoardTracker(run_folder / "tensorboard"))
+    return Trackers(*trackers)
+
+
+def last_step(log_file: Path, task_index: int) -> dict[str, Any] | None:
+    """The newest step of a task in a run's JSONL, read from the end of the file."""
+    try:
+        with log_file.open("rb") as file:
+            file.seek(max(0, log_file.stat().st_size - 4096))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return None
+    for line in reversed(lines[:-1]):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record.get("kind") == "step" and record.get("task") == task_index:
+            return record
+    return None
+
+
+def _student(config: RunConfig, task_index: int, registry: Registry, strategy: Strategy, prepared: Prepared) -> Encoder:
+    """The encoder a task starts from: the parent version, or fresh weights for the first task and for strategies that restart."""
+    parent = parent_of(config, task_index)
+    if parent is None or strategy.restarts:
+        return build_encoder(config.encoder.name, config.encoder.options, with_text=prepared.with_text, seed=config.seed)
+    files = registry.files(parent)
+    if "strategy.safetensors" in files:
+        strategy.load_state_dict(load_file(files["strategy.safetensors"]))
+    return load_encoder(files["weights.safetensors"].parent)
+
+
+def _task_data(task_index: int, strategy: Strategy, prepared: Prepared) -> TaskData:
+    """The rows a task may read: its own; all so far only for a strategy that declares it (`joint`)."""
+    tasks = prepared.stream.tasks[: task_index + 1] if strategy.reads_earlier_tasks else prepared.stream.tasks[task_index : task_index + 1]
+    rows: NDArray[np.int64] = np.concatenate([task.train for task in tasks])
+    captions = [prepared.dataset.items[int(row)].captions for row in rows] if prepared.with_text else None
+    return TaskData(prepared.pixels, rows, prepared.stream.labels[rows], captions)
+
+
+def _schedule(config: RunConfig, first: bool) -> Schedule:
+    """The first task's numbers hold wherever an encoder is trained from fresh weights."""
+    train = config.train
+    return Schedule(
+        epochs=train.first_epochs if first and train.first_epochs is not None else train.epochs,
+        batch_size=train.batch_size,
+        per_class=train.per_class,
+        lr=train.first_lr if first and train.first_lr is not None else train.lr,
+        optimizer=train.optimizer,
+        weight_decay=train.weight_decay,
+        schedule=train.schedule,
+        clip_norm=train.clip_norm,
+        crop=train.crop,
+        flip=train.flip,
+        max_steps=train.max_steps,
+        checkpoint_every=train.checkpoint_every,
+        log_every=train.log_every,
+        seed=config.seed,
+    )

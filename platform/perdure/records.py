@@ -1,0 +1,152 @@
+"""The nouns that pass between rooms, frozen.
+
+Letters: B batch, D embedding, N gallery, Q queries, K top-k, L words of a caption, n items of a split.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Batch", "Embedded", "EncoderRef", "Hits", "Item", "Release", "SegmentRef", "SegmentUse", "Task"]
+
+_REF = re.compile(r"^(?:(encoder|segment|release)/)?([A-Za-z0-9][A-Za-z0-9._-]*)@v(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture of a dataset and what is known about it; its pixels are asked of the dataset by row."""
+
+    id: str
+    label: str
+    group: str = ""
+    captions: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    split: str = "train"  # "train" or "test"
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One step of a stream: rows of the dataset, of the classes that this task brings.
+
+    `classes` are the labels learned in this task; empty for the held-out classes that no task learns (`name == "unseen"`).
+    """
+
+    index: int
+    name: str
+    classes: tuple[str, ...]
+    train: NDArray[np.int64]  # (n,) rows
+    query: NDArray[np.int64]  # (Q,) rows
+    gallery: NDArray[np.int64]  # (N,) rows
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one worker encodes in one step, all on the device of the encoder."""
+
+    rows: Tensor  # (B,) int64 rows of the dataset
+    labels: Tensor  # (B,) int64 class ids, in the order in which the stream introduces the classes
+    images: Tensor  # (B, 3, H, W) float32, normalised
+    tokens: Tensor | None = None  # (B, L) int64 word ids of one caption each, 0 = padding
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Embeddings of the GLOBAL batch (gathered over the workers, with gradient), before normalisation.
+
+    Losses over pairs need every row of the batch, so this is what a strategy's `loss_terms` gets.
+    """
+
+    labels: Tensor  # (B,) int64
+    image: Tensor  # (B, D) float32, before normalisation
+    text: Tensor | None = None  # (B, D) float32, before normalisation; row i is a caption of picture i
+    teacher_image: Tensor | None = None  # (B, D) the frozen teacher's, no gradient
+    teacher_text: Tensor | None = None
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class _Ref:
+    """A name and a version number."""
+
+    run: str
+    version: int
+
+    kind = "?"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`encoder/demo@v3` -> EncoderRef("demo", 3).
+
+        Raises:
+            ValueError: the text is not a reference of this kind.
+        """
+        match = _REF.match(text)
+        if match is None or (match[1] or "release") != cls.kind:
+            raise ValueError(f"'{text}' is not a reference to {cls.kind}; expected something like '{cls('demo', 3)}'")
+        return cls(match[2], int(match[3]))
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class EncoderRef(_Ref):
+    """One version of one run's encoder: `encoder/demo@v3`."""
+
+    kind = "encoder"
+
+    def __str__(self) -> str:
+        return f"encoder/{self.run}@v{self.version}"
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class SegmentRef(_Ref):
+    """An immutable set of gallery vectors made by exactly one encoder version: `segment/demo@v5`."""
+
+    kind = "segment"
+
+    def __str__(self) -> str:
+        return f"segment/{self.run}@v{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentUse:
+    """A segment in a release: who made its vectors, and the encoder that embeds the queries for it."""
+
+    segment: SegmentRef
+    made_by: EncoderRef
+    queried_by: EncoderRef
+
+
+@dataclass(frozen=True)
+class Release:
+    """Query encoders + segments + index policy + merge: the unit that is promoted, served and rolled back."""
+
+    id: str  # "demo@v3"
+    run: str
+    task: int
+    policy: str  # "reindex", "keep" or "versioned"
+    merge: str  # "standardised" or "raw": how hits of several segments become one list
+    encoder: EncoderRef  # the newest encoder; new items are embedded by it
+    segments: tuple[SegmentUse, ...]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+    created: str = ""  # ISO 8601, UTC
+
+    def encoders(self) -> tuple[EncoderRef, ...]:
+        """Every encoder version that a query may need, newest first, without repeats."""
+        return tuple(dict.fromkeys([self.encoder, *(use.queried_by for use in self.segments)]))
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """The best K of each of Q queries, best first; row -1 pads a list that is shorter than K.
+
+    The metric travels with the hits: only "ip" (inner product) is larger-is-better, "l2" (squared distance) and "hamming" are
+    smaller-is-better, and merging two lists without knowing which is how results get silently reversed.
+    """
+
+    scores: NDArray[np.float32]  # (Q, K)
+    rows: NDArray[np.int64]  # (Q, K) row of the segment's item table
+    segments: NDArray[np.int32]  # (Q, K) number of the segment within the release (0 when there is one)
+    metric: str = "ip"

@@ -1,0 +1,82 @@
+"""Index policies: what becomes of the old gallery when a task brings a new encoder.
+
+policy      old vectors             queried by                embedded for a new task
+reindex     replaced                the new encoder           every gallery item so far, from its picture
+keep        stay                    the new encoder           the new items
+versioned   stay                    the one that made them    the new items
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perdure.errors import ConfigError
+from perdure.records import EncoderRef, Release, SegmentRef, SegmentUse
+
+__all__ = ["POLICIES", "Policy", "items_to_embed", "next_release"]
+
+Policy = Literal["reindex", "keep", "versioned"]
+POLICIES: tuple[Policy, ...] = ("reindex", "keep", "versioned")
+
+
+def items_to_embed(policy: str, galleries: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Which rows the newest encoder embeds into the new segment.
+
+    Args:
+        policy: "reindex", "keep" or "versioned".
+        galleries: rows of the gallery of each task so far, the newest task last.
+    Returns:
+        (n,) rows, by task and in the order given: all of them for reindex, those of the newest task otherwise.
+    """
+    _check(policy)
+    return np.concatenate(galleries) if policy == "reindex" else np.asarray(galleries[-1])
+
+
+def next_release(
+    policy: str,
+    previous: Release | None,
+    *,
+    encoder: EncoderRef,
+    segment: SegmentRef,
+    id: str,
+    run: str,
+    task: int,
+    merge: str = "standardised",
+    metrics: dict[str, Any] | None = None,
+) -> Release:
+    """The release that follows a task: which segments it has, and which encoder queries each.
+
+    Args:
+        policy: "reindex", "keep" or "versioned".
+        previous: the release before, whose segments stay or are replaced; None for the first task.
+        encoder: the newest encoder, which made the new segment.
+        segment: the new one, with what `items_to_embed` says.
+        id: `<run>@v<number>`.
+        run: name of the run.
+        task: the task that was learned.
+        merge: "standardised" or "raw".
+        metrics: what was measured; an entry "gates" is looked at by promotion.
+    """
+    _check(policy)
+    if merge not in ("standardised", "raw"):
+        raise ConfigError("index.merge", [f"no way to merge named '{merge}'; known: raw, standardised"])
+    old = previous.segments if previous is not None and policy != "reindex" else ()
+    kept = tuple(SegmentUse(use.segment, use.made_by, encoder if policy == "keep" else use.made_by) for use in old)
+    return Release(
+        id=id,
+        run=run,
+        task=task,
+        policy=policy,
+        merge=merge,
+        encoder=encoder,
+        segments=(*kept, SegmentUse(segment, encoder, encoder)),
+        metrics=dict(metrics or {}),
+        parent=previous.id if previous is not None else None,
+    )
+
+
+def _check(policy: str) -> None:
+    if policy not in POLICIES:
+        raise ConfigError("index.policy", [f"no policy named '{policy}'; known: {', '.join(POLICIES)}"])

@@ -1,0 +1,66 @@
+"""The frozen teacher: the encoder of the task before, which says what it thinks of the new task's items."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from perdure.encoders.encoder import Encoder
+from perdure.records import Batch, Embedded
+
+__all__ = ["FrozenTeacher", "taught_pairs"]
+
+
+class FrozenTeacher:
+    """A copy of an encoder without gradient, always in eval mode.
+
+    Not an nn.Module on purpose: no student, strategy or wrapper can register it, so `train()`, `parameters()`, `state_dict()` and
+    an optimiser never reach it.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
+        for parameter in self._encoder.parameters():
+            parameter.grad = None
+        self._placed: tuple[torch.device, bool] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes it knows."""
+        return self._encoder.classifier.num_classes
+
+    @torch.no_grad()
+    def observe(self, batch: Batch) -> dict[str, Tensor]:
+        """Its embeddings of a batch, before normalisation; see `Strategy.observe`. Words newer than it are unknown words to its text tower."""
+        self._follow(batch.images)
+        image, text = self._encoder(batch.images, batch.tokens)
+        return {"teacher_image": image} if text is None else {"teacher_image": image, "teacher_text": text}
+
+    @torch.no_grad()
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """(B, D) its own embeddings before normalisation -> (B, n) its logits of the old classes."""
+        return self._encoder.classifier(embeddings)
+
+    def _follow(self, images: Tensor) -> None:
+        """Go where the batch is: the loop places the student after `begin_task`, and a teacher in another layout is slow."""
+        channels_last = images.is_contiguous(memory_format=torch.channels_last)
+        if self._placed != (images.device, channels_last):
+            self._encoder.to(images.device)
+            if channels_last:
+                self._encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            self._placed = (images.device, channels_last)
+
+
+def taught_pairs(batch: Embedded) -> list[tuple[Tensor, Tensor]]:
+    """(teacher's, student's) embeddings of the pictures and, where the batch has text, of the captions; each (B, D), not normalised.
+
+    Raises:
+        ValueError: the teacher's embeddings are missing: what `observe` returned was not put into the batch.
+    """
+    if batch.teacher_image is None or (batch.text is not None and batch.teacher_text is None):
+        missing = "teacher_image" if batch.teacher_image is None else "teacher_text"
+        raise ValueError(f"this strategy has a teacher, but the batch came without {missing}; pass on what observe() returned")
+    pairs = [(batch.teacher_image, batch.image)]
+    if batch.text is not None and batch.teacher_text is not None:
+        pairs.append((batch.teacher_text, batch.text))
+    return pairs

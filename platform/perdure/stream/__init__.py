@@ -1,0 +1,10 @@
+"""Streams: a dataset cut into tasks. A new way of cutting is one file and one line here."""
+
+from perdure.catalog import Catalog
+from perdure.stream.by_group import by_group
+from perdure.stream.class_incremental import class_incremental
+from perdure.stream.task_stream import TaskStream
+
+__all__ = ["STREAMS", "TaskStream"]
+
+STREAMS: Catalog[TaskStream] = Catalog("stream kind", {"class_incremental": class_incremental, "by_group": by_group})

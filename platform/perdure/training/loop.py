@@ -1,0 +1,298 @@
+"""The training of one task, top to bottom.
+
+    for each step: draw the global batch -> cut it -> embed the own slice, ask the teacher -> gather -> the strategy's loss terms
+                   -> backward -> average gradients -> optimiser step -> log -> now and then a checkpoint
+
+Letters: B rows of the global batch, b of this worker, D embedding, L words, n items of the task.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from perdure.data.pixels import Pixels
+from perdure.data.sampler import PKSampler
+from perdure.data.transforms import augment, draw, to_float
+from perdure.encoders.encoder import Encoder
+from perdure.errors import DataError
+from perdure.records import Batch, Embedded
+from perdure.strategies.strategy import Strategy
+from perdure.tracking import NullTracker, Tracker
+from perdure.training.checkpoint import Checkpoints, NoCheckpoints, load_state, save_state
+from perdure.training.gather import ALONE, Workers
+from perdure.training.precision import Precision, resolve_precision
+from perdure.training.schedule import Schedule, learning_rate, make_optimizer, random_seed
+
+__all__ = ["TaskData", "TrainSummary", "train_task"]
+
+log = logging.getLogger(__name__)
+
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """What a task may read while it is learned: its own rows, nothing else."""
+
+    pixels: Pixels
+    rows: NDArray[np.int64]  # (n,) rows of the dataset
+    labels: NDArray[np.int64]  # (n,) class ids
+    captions: list[tuple[str, ...]] | None = None  # n tuples, or None for a stream without text
+
+
+@dataclass
+class TrainSummary:
+    """What one task's training was like."""
+
+    steps: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)  # mean of each loss term over the last epoch
+    curves: dict[str, list[float]] = field(default_factory=dict)  # mean of each term per epoch
+    read: list[int] = field(default_factory=list)  # rows of the dataset that the task read, by any worker, resumed parts included
+
+    @property
+    def images_per_s(self) -> float:
+        """Throughput over all workers, checkpoints and data included."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+def train_task(
+    encoder: Encoder,
+    strategy: Strategy,
+    data: TaskData,
+    schedule: Schedule,
+    *,
+    task_index: int = 0,
+    precision: Precision | None = None,
+    workers: Workers = ALONE,
+    checkpoints: Checkpoints | None = None,
+    tracker: Tracker | None = None,
+    on_step: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> TrainSummary:
+    """Train the encoder on one task, from its newest checkpoint if there is one. `strategy.begin_task` has been called.
+
+    Args:
+        encoder: the student, grown to the task's classes and words; changed in place, left in eval mode.
+        data: the task's rows; the read log of `data.pixels` then holds what was read.
+        task_index: a counter of the random draws.
+        on_step: called on every worker as (step, number of steps, terms), for progress bars.
+    Raises:
+        DataError: the task has no rows.
+        FloatingPointError: a loss term is not finite; names the term and the step, nothing is published.
+    """
+    if len(data.rows) == 0:
+        raise DataError(f"task {task_index}: there is nothing to learn from, its train split has no rows")
+    precision = precision or resolve_precision("auto")
+    checkpoints = checkpoints or NoCheckpoints()
+    tracker = tracker or NullTracker()
+    sampler = PKSampler(data.labels, batch_size=schedule.batch_size, per_class=schedule.per_class, seed=random_seed(schedule.seed, task_index))
+    num_steps = schedule.epochs * sampler.steps_per_epoch
+    if schedule.max_steps is not None:
+        num_steps = min(num_steps, schedule.max_steps)
+
+    precision.place(encoder)
+    optimizer = make_optimizer(encoder, schedule)
+    tokens = _Tokens(encoder, data.captions) if encoder.text is not None and data.captions is not None else None
+    meter = _Meter(sampler.steps_per_epoch)
+    data.pixels.forget_reads()
+    first_step = 0
+    state = checkpoints.latest()
+    if state is not None:
+        first_step, strategy_state, extra = load_state(state, encoder=encoder, optimizer=optimizer)
+        strategy.load_state_dict(strategy_state)
+        meter.restore(extra["meter"])
+        data.pixels.read[extra["read"]] = True
+        log.info("task %d goes on at step %d of %d", task_index, first_step, num_steps)
+
+    encoder.train()
+    for step in range(first_step, num_steps):
+        started = time.perf_counter()
+        torch.manual_seed(random_seed(schedule.seed, task_index, step, workers.rank))  # dropout
+        batch, size = _draw(data, tokens, sampler, step, task_index, schedule, workers, precision)
+        drawn = time.perf_counter()
+
+        with precision.autocast():
+            image, text = encoder(batch.images, batch.tokens)
+            taught = strategy.observe(batch)
+        rate = learning_rate(schedule.schedule, schedule.lr, step, num_steps)
+        terms = strategy.loss_terms(encoder, _gather(batch, image, text, taught, workers, size))
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        _average(encoder, workers)
+        if schedule.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(encoder.parameters(), schedule.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        _refuse_nan(values, step, task_index)
+        ended = time.perf_counter()
+        meter.add(step, size, ended - started, values)
+        if workers.rank == 0 and step % schedule.log_every == 0:
+            tracker.log(
+                "step",
+                {
+                    "task": task_index,
+                    "step": step,
+                    "num_steps": num_steps,
+                    "epoch": step // sampler.steps_per_epoch,
+                    "lr": rate,
+                    "loss": sum(values.values()),
+                    **values,
+                    "data_s": round(drawn - started, 6),
+                    "compute_s": round(ended - drawn, 6),
+                    "images_per_s": round(size / (ended - started), 1),
+                },
+            )
+        if on_step is not None:
+            on_step(step, num_steps, values)
+        if schedule.checkpoint_every and (step + 1) % schedule.checkpoint_every == 0 and step + 1 < num_steps:
+            checkpoints.save(step + 1, _writer(step + 1, encoder, optimizer, strategy, meter, _rows_read(data.pixels, workers)))
+    encoder.eval()
+    return replace(meter.summary(), read=_rows_read(data.pixels, workers))
+
+
+def _draw(
+    data: TaskData,
+    tokens: "_Tokens | None",
+    sampler: PKSampler,
+    step: int,
+    task_index: int,
+    schedule: Schedule,
+    workers: Workers,
+    precision: Precision,
+) -> tuple[Batch, int]:
+    """This worker's slice of the global batch of a step, and B; all draws are made for the global batch."""
+    generator = torch.Generator().manual_seed(random_seed(schedule.seed, task_index, step))
+    positions = sampler.batch(step)
+    size = len(positions)
+    augmentation = draw(size, generator, crop=schedule.crop, flip=schedule.flip)
+    words = None if tokens is None else tokens.draw(positions, generator)
+    own = workers.slice_of(size)
+    rows = data.rows[positions[own]]
+    pixels = torch.from_numpy(data.pixels.take(rows))
+    batch = Batch(
+        rows=torch.from_numpy(rows),
+        labels=torch.from_numpy(data.labels[positions[own]]).to(precision.device),
+        images=precision.images(to_float(augment(pixels, augmentation.rows(own)))),
+        tokens=None if words is None else words[own].to(precision.device),
+    )
+    return batch, size
+
+
+def _gather(batch: Batch, image: Tensor, text: Tensor | None, taught: dict[str, Tensor], workers: Workers, size: int) -> Embedded:
+    """The global batch's embeddings in float32: losses are computed in full precision whatever the forward pass used."""
+    return Embedded(
+        labels=workers.gather(batch.labels, size),
+        image=workers.gather(image.float(), size),
+        text=None if text is None else workers.gather(text.float(), size),
+        **{name: workers.gather(value.float(), size) for name, value in taught.items()},
+    )
+
+
+def _average(encoder: Encoder, workers: Workers) -> None:
+    """Gradients and BatchNorm's running statistics, meaned over the workers in one message."""
+    if workers.num > 1:
+        gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
+        statistics = [buffer for buffer in encoder.buffers() if buffer.is_floating_point()]
+        workers.average([*gradients, *statistics])
+
+
+def _refuse_nan(values: dict[str, float], step: int, task_index: int) -> None:
+    broken = [name for name, value in values.items() if not np.isfinite(value)]
+    if broken:
+        raise FloatingPointError(
+            f"task {task_index}, step {step}: loss term {', '.join(broken)} is not finite. Lower train.lr, set train.clip_norm, or "
+            "train.precision=fp32; the run continues from its last checkpoint."
+        )
+
+
+def _rows_read(pixels: Pixels, workers: Workers) -> list[int]:
+    """The rows that any worker has read: the union, by a mean of the masks."""
+    mask = torch.from_numpy(pixels.read.astype(np.float32))
+    workers.average([mask])
+    return mask.nonzero().flatten().tolist()
+
+
+def _writer(
+    step: int, encoder: Encoder, optimizer: torch.optim.Optimizer, strategy: Strategy, meter: "_Meter", read: list[int]
+) -> Callable[[Path], None]:
+    extra = {"meter": meter.state(), "read": read}
+
+    def write(folder: Path) -> None:
+        save_state(folder, step=step, encoder=encoder, optimizer=optimizer, strategy=strategy.state_dict(), extra=extra)
+
+    return write
+
+
+class _Tokens:
+    """All captions of a task as word ids, encoded once: (n, captions, L)."""
+
+    def __init__(self, encoder: Encoder, captions: list[tuple[str, ...]]) -> None:
+        assert encoder.vocabulary is not None
+        self._counts = torch.tensor([len(texts) for texts in captions])
+        if int(self._counts.min()) == 0:
+            raise DataError(
+                f"row {int(self._counts.argmin())} of the task has no caption, but the encoder has a text tower; set encoder.text=none, "
+                "or give every item a text"
+            )
+        self._starts = torch.cumsum(self._counts, 0) - self._counts
+        self._ids = encoder.vocabulary.encode([text for texts in captions for text in texts])
+
+    def draw(self, positions: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+        """One caption of each item, (B, L)."""
+        at = torch.from_numpy(positions)
+        choice = (torch.rand(len(at), generator=generator) * self._counts[at]).long()
+        words = self._ids[self._starts[at] + choice]
+        longest = int((words != 0).any(dim=0).nonzero().max()) + 1
+        return words[:, :longest]
+
+
+class _Meter:
+    """Sums that become the summary: throughput, and the mean of each term per epoch."""
+
+    def __init__(self, steps_per_epoch: int) -> None:
+        self._steps_per_epoch = steps_per_epoch
+        self._steps = 0
+        self._images = 0
+        self._seconds = 0.0
+        self._sums: list[dict[str, float]] = []
+        self._counts: list[int] = []
+
+    def add(self, step: int, size: int, seconds: float, values: dict[str, float]) -> None:
+        self._steps += 1
+        self._images += size
+        self._seconds += seconds
+        epoch = step // self._steps_per_epoch
+        while len(self._sums) <= epoch:
+            self._sums.append(defaultdict(float))
+            self._counts.append(0)
+        self._counts[epoch] += 1
+        for name, value in values.items():
+            self._sums[epoch][name] = self._sums[epoch].get(name, 0.0) + value
+
+    def summary(self) -> TrainSummary:
+        curves: dict[str, list[float]] = {}
+        for sums, count in zip(self._sums, self._counts, strict=True):
+            for name, value in sums.items():
+                curves.setdefault(name, []).append(value / count)
+        last = {name: values[-1] for name, values in curves.items()}
+        return TrainSummary(steps=self._steps, images=self._images, seconds=self._seconds, terms=last, curves=curves)
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self._steps, "images": self._images, "seconds": self._seconds, "sums": self._sums, "counts": self._counts}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._steps, self._images, self._seconds = state["steps"], state["images"], state["seconds"]
+        self._sums, self._counts = state["sums"], state["counts"]

@@ -1,0 +1,108 @@
+"""The Encoder deployment of the sharded topology: query texts and pictures to vectors, for every encoder version that is in use."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray import serve
+
+from perdure.encoders import Encoder, load_encoder
+from perdure.errors import PerdureError
+from perdure.records import EncoderRef, Release
+from perdure.registry import open_registry
+from perdure.retrieval.follow import Holder, Poller
+from perdure.retrieval.retriever import encode
+from serve.backend import limit_process, warm_up
+from serve.schemas import ServeArgs
+
+__all__ = ["EncoderReplica"]
+
+Vectors = dict[EncoderRef, NDArray[np.float32]]
+
+
+class EncoderReplica:
+    """Holds {encoder version: model} of the releases that are live or still answered from."""
+
+    def __init__(self, args: dict[str, Any]) -> None:
+        self._args = ServeArgs.model_validate(args)
+        limit_process(self._args)
+        self._registry = open_registry(str(self._args.registry))
+        self._models: dict[EncoderRef, Encoder] = {}
+        self._holder: Holder[dict[EncoderRef, Encoder]] = Holder(
+            self._registry, self._load, channel=self._args.channel, retire_after_s=self._args.retire_after_s, forget=self._forget
+        )
+        self._many.set_max_batch_size(self._args.max_batch)
+        self._holder.follow()  # before Serve routes to this replica
+        self._poller = Poller(self._holder.follow, self._args.poll_s, "follow")
+        self._poller.start()
+
+    def hold(self, wanted: list[str]) -> tuple[list[str], dict[str, str]]:
+        """Keep (and load) the releases that a gateway answers from or wants to; what is held, and why others are not."""
+        self._holder.want(wanted)
+        missing = {release_id: self._holder.why_not(release_id) for release_id in wanted if release_id not in self._holder.held()}
+        if missing:
+            self._poller.wake()
+        return self._holder.held(), {release_id: why for release_id, why in missing.items() if why is not None}
+
+    async def encode(self, release_id: str, encoders: Sequence[EncoderRef], query: str | bytes) -> tuple[Vectors, float]:
+        """A (1, D) unit row by each of the encoders, and the milliseconds that the pass took.
+
+        Raises:
+            NotLoaded: this replica does not hold the release.
+            BadQuery: not a picture, or an encoder without a text tower.
+        """
+        models = self._holder.get(release_id)
+        found = await self._many(({ref: models[ref] for ref in encoders}, query))
+        if isinstance(found, PerdureError):
+            raise found
+        return found
+
+    # No waiting: what has queued up while a pass was running makes the next batch.
+    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.0)
+    async def _many(self, asked: list[tuple[dict[EncoderRef, Encoder], str | bytes]]) -> list[tuple[Vectors, float] | PerdureError]:
+        return await asyncio.to_thread(encode_batch, asked)
+
+    def _load(self, release: Release) -> dict[EncoderRef, Encoder]:
+        for ref in release.encoders():
+            if ref not in self._models:
+                model = load_encoder(self._registry.folder(ref))
+                warm_up([model])
+                self._models[ref] = model
+        return {ref: self._models[ref] for ref in release.encoders()}
+
+    def _forget(self, kept: list[dict[EncoderRef, Encoder]]) -> None:
+        for ref in self._models.keys() - {ref for models in kept for ref in models}:
+            del self._models[ref]
+
+
+def encode_batch(asked: Sequence[tuple[dict[EncoderRef, Encoder], str | bytes]]) -> list[tuple[Vectors, float] | PerdureError]:
+    """Embed a batch that may mix encoder versions: one pass for each version; a query that fails, fails alone."""
+    started = time.perf_counter()
+    models = {ref: model for wanted, _ in asked for ref, model in wanted.items()}
+    vectors: list[Vectors] = [{} for _ in asked]
+    errors: dict[int, PerdureError] = {}
+    for ref, model in models.items():
+        places = [place for place, (wanted, _) in enumerate(asked) if ref in wanted and place not in errors]
+        for place, row in _rows(model, [(place, asked[place][1]) for place in places], errors):
+            vectors[place][ref] = row
+    took_ms = (time.perf_counter() - started) * 1e3
+    return [errors.get(place) or (vectors[place], took_ms) for place in range(len(asked))]
+
+
+def _rows(
+    model: Encoder, queries: Sequence[tuple[int, str | bytes]], errors: dict[int, PerdureError]
+) -> list[tuple[int, NDArray[np.float32]]]:
+    """(place, (1, D)) of the queries that can be embedded; the others go into `errors`."""
+    if not queries:
+        return []
+    try:
+        rows = encode(model, [query for _, query in queries])
+        return [(place, rows[number : number + 1]) for number, (place, _) in enumerate(queries)]
+    except PerdureError as error:
+        if len(queries) == 1:
+            errors[queries[0][0]] = error
+            return []
+    return [found for query in queries for found in _rows(model, [query], errors)]

@@ -1,0 +1,290 @@
+"""What every strategy promises, over the whole catalog, on a small real encoder and two toy tasks."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from perdure.encoders import Encoder, build_encoder
+from perdure.errors import ConfigError
+from perdure.losses import unit_rows
+from perdure.records import Batch, Embedded
+from perdure.strategies import STRATEGIES, Strategy
+
+DISTILLERS = {"lwf": "lwf", "l2": "l2", "correlation": "correlation"}
+WORDS = ["red", "blue", "green", "grey", "pink", "cyan"]
+
+
+def new_encoder(*, text: bool, num_classes: int = 3) -> Encoder:
+    encoder = build_encoder("small_resnet", {"embedding_dim": 8, "width": 4, "image_size": 16}, with_text=text, seed=0)
+    encoder.grow(num_classes=num_classes, captions=WORDS[:num_classes])
+    return encoder
+
+
+def toy_batch(encoder: Encoder, task: int, seed: int = 0) -> Batch:
+    """Twelve pictures of three classes, each class a colour, and their captions."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(12) % 3 + 3 * task
+    colours = torch.tensor([[0.9, 0, 0], [0, 0, 0.9], [0, 0.9, 0], [0.4, 0.4, 0.4], [0.9, 0.4, 0.6], [0, 0.9, 0.9]])
+    images = colours[labels][:, :, None, None] + 0.1 * torch.rand(12, 3, 16, 16, generator=generator)
+    tokens = None if encoder.vocabulary is None else encoder.vocabulary.encode([WORDS[label] for label in labels.tolist()])
+    return Batch(rows=torch.arange(12), labels=labels, images=images, tokens=tokens)
+
+
+def embed(encoder: Encoder, strategy: Strategy, batch: Batch) -> Embedded:
+    image, text = encoder(batch.images, batch.tokens)
+    return Embedded(labels=batch.labels, image=image, text=text, **strategy.observe(batch))
+
+
+def learn(strategy: Strategy, encoder: Encoder, task: int, steps: int) -> list[dict[str, float]]:
+    """begin_task, grow, steps, end_task, as the training loop does it."""
+    class_ids = torch.arange(3) + 3 * task
+    strategy.begin_task(encoder, task, class_ids)
+    encoder.grow(num_classes=3 * (task + 1), captions=WORDS[: 3 * (task + 1)])
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-2)
+    encoder.train()
+    history = []
+    for step in range(steps):
+        batch = toy_batch(encoder, task, seed=step)
+        terms = strategy.loss_terms(encoder, embed(encoder, strategy, batch))
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        history.append({name: term.item() for name, term in terms.items()})
+    encoder.eval()
+    strategy.end_task(encoder)
+    return history
+
+
+def test_the_catalog_holds_the_five() -> None:
+    assert sorted(STRATEGIES) == ["correlation", "fine_tune", "joint", "l2", "lwf"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("text", [False, True], ids=["images", "images and text"])
+def test_the_first_task_has_only_the_ranking_terms_and_is_learned(name: str, text: bool) -> None:
+    history = learn(STRATEGIES.build(name, {}), new_encoder(text=text), 0, steps=12)
+    assert set(history[0]) == {"triplet", "cross_entropy"} | ({"pairs"} if text else set())
+    assert history[-1]["cross_entropy"] < 0.5 * history[0]["cross_entropy"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("text", [False, True], ids=["images", "images and text"])
+def test_the_second_task_adds_the_strategys_own_term(name: str, text: bool) -> None:
+    encoder = new_encoder(text=text)
+    strategy = STRATEGIES.build(name, {})
+    learn(strategy, encoder, 0, steps=2)
+    history = learn(strategy, encoder, 1, steps=3)
+    own = {DISTILLERS[name]} if name in DISTILLERS else set()
+    assert set(history[0]) == {"triplet", "cross_entropy"} | ({"pairs"} if text else set()) | own
+    assert all(torch.isfinite(torch.tensor(list(terms.values()))).all() for terms in history)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_same_task_twice_gives_the_same_weights_to_the_bit(name: str) -> None:
+    def run() -> dict[str, Tensor]:
+        encoder = new_encoder(text=True)
+        strategy = STRATEGIES.build(name, {})
+        learn(strategy, encoder, 0, steps=2)
+        learn(strategy, encoder, 1, steps=2)
+        return encoder.state_dict()
+
+    first, second = run(), run()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_made_anew_between_tasks_goes_on_to_the_same_weights(name: str) -> None:
+    def run(*, restart: bool) -> dict[str, Tensor]:
+        encoder = new_encoder(text=True)
+        strategy = STRATEGIES.build(name, {})
+        learn(strategy, encoder, 0, steps=2)
+        if restart:
+            state = strategy.state_dict()
+            strategy = STRATEGIES.build(name, {})
+            strategy.load_state_dict(state)
+        learn(strategy, encoder, 1, steps=2)
+        return encoder.state_dict()
+
+    whole, parts = run(restart=False), run(restart=True)
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_refuses_the_state_of_another(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} keeps no state between tasks, but got fisher"):
+        STRATEGIES.build(name, {}).load_state_dict({"fisher": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_only_joint_starts_over_and_reads_earlier_tasks(name: str) -> None:
+    strategy = STRATEGIES.build(name, {})
+    assert strategy.reads_earlier_tasks == strategy.restarts == (name == "joint")
+
+
+def test_joint_classifies_over_all_classes_whatever_the_task_brings() -> None:
+    encoder = new_encoder(text=False, num_classes=6)
+    strategy = STRATEGIES.build("joint", {})
+    strategy.begin_task(encoder, 1, torch.tensor([3, 4, 5]))
+    old, new = toy_batch(encoder, 0), toy_batch(encoder, 1)
+    both = Batch(torch.arange(24), torch.cat([old.labels, new.labels]), torch.cat([old.images, new.images]))
+    strategy.loss_terms(encoder, embed(encoder, strategy, both))["cross_entropy"].backward()
+    assert encoder.classifier.weight.grad is not None
+    assert (encoder.classifier.weight.grad.abs().sum(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["fine_tune", *DISTILLERS])
+def test_the_softmax_of_a_new_task_leaves_the_rows_of_old_classes_alone(name: str) -> None:
+    encoder = new_encoder(text=False, num_classes=6)
+    strategy = STRATEGIES.build(name, {})
+    strategy.begin_task(encoder, 1, torch.tensor([3, 4, 5]))
+    strategy.loss_terms(encoder, embed(encoder, strategy, toy_batch(encoder, 1)))["cross_entropy"].backward()
+    gradient = encoder.classifier.weight.grad
+    assert gradient is not None
+    assert not gradient[:3].any() and gradient[3:].any()
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_the_teacher_stays_as_it_was_in_eval_mode_whatever_happens_to_the_student(name: str) -> None:
+    encoder = new_encoder(text=True)
+    strategy = STRATEGIES.build(name, {})
+    strategy.begin_task(encoder, 1, torch.tensor([3, 4, 5]))
+    batch = toy_batch(encoder, 0)
+    encoder.eval()
+    with torch.no_grad():
+        expected, expected_text = encoder(batch.images, batch.tokens)
+    encoder.train()
+    with torch.no_grad():
+        encoder(batch.images)  # moves the student's running statistics
+        for parameter in encoder.parameters():
+            parameter.add_(0.1)
+    seen = strategy.observe(batch)
+    torch.testing.assert_close(seen["teacher_image"], expected)
+    torch.testing.assert_close(seen["teacher_text"], expected_text)
+    assert not any(value.requires_grad for value in seen.values())
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_the_teacher_is_no_part_of_the_student(name: str) -> None:
+    encoder = new_encoder(text=True)
+    before = [key for key, _ in encoder.named_modules()], list(encoder.state_dict())
+    strategy = STRATEGIES.build(name, {})
+    strategy.begin_task(encoder, 1, torch.tensor([3]))
+    assert ([key for key, _ in encoder.named_modules()], list(encoder.state_dict())) == before
+    assert not isinstance(strategy, torch.nn.Module)
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_the_teacher_reads_captions_with_words_that_came_after_it(name: str) -> None:
+    encoder = new_encoder(text=True)
+    strategy = STRATEGIES.build(name, {})
+    strategy.begin_task(encoder, 1, torch.tensor([3, 4, 5]))
+    encoder.grow(num_classes=6, captions=WORDS)
+    batch = toy_batch(encoder, 1)
+    assert batch.tokens is not None and int(batch.tokens.max()) >= 5
+    unknown = Batch(batch.rows, batch.labels, batch.images, torch.ones_like(batch.tokens))
+    torch.testing.assert_close(strategy.observe(batch)["teacher_text"], strategy.observe(unknown)["teacher_text"])
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_nothing_is_observed_without_a_teacher(name: str) -> None:
+    encoder = new_encoder(text=True)
+    strategy = STRATEGIES.build(name, {})
+    strategy.begin_task(encoder, 0, torch.arange(3))
+    assert strategy.observe(toy_batch(encoder, 0)) == {}
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_a_batch_without_what_the_teacher_said_is_refused(name: str) -> None:
+    encoder = new_encoder(text=True)
+    strategy = STRATEGIES.build(name, {})
+    strategy.begin_task(encoder, 1, torch.arange(3))
+    batch = toy_batch(encoder, 0)
+    image, text = encoder(batch.images, batch.tokens)
+    with pytest.raises(ValueError, match="without teacher_image"):
+        strategy.loss_terms(encoder, Embedded(batch.labels, image, text))
+    with pytest.raises(ValueError, match="without teacher_text"):
+        strategy.loss_terms(encoder, Embedded(batch.labels, image, text, teacher_image=image.detach()))
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+@pytest.mark.parametrize("text", [False, True], ids=["images", "images and text"])
+def test_the_distilled_term_pulls_the_student_back_to_its_teacher(name: str, text: bool) -> None:
+    encoder = new_encoder(text=text)
+    learn(STRATEGIES.build("fine_tune", {}), encoder, 0, steps=6)
+    strategy = STRATEGIES.build(name, {})
+    strategy.begin_task(encoder, 1, torch.arange(3))
+    batch = toy_batch(encoder, 0)
+    raw_image = encoder(batch.images, batch.tokens)[0].detach()
+    start = unit_rows(raw_image)
+    moved = (start + 0.3 * torch.randn(start.shape, generator=torch.Generator().manual_seed(1))).requires_grad_()
+    taught = strategy.observe(batch)
+
+    def term(image: Tensor) -> Tensor:
+        embedded = Embedded(batch.labels, image, taught.get("teacher_text"), **taught)
+        return strategy.loss_terms(encoder, embedded)[DISTILLERS[name]]
+
+    far = term(moved)
+    far.backward()
+    assert moved.grad is not None and moved.grad.isfinite().all()
+    nearer = term((moved - 1e-2 * moved.grad / moved.grad.norm()).detach())
+    assert term(raw_image).item() < far.item()
+    assert nearer.item() < far.item()
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_the_gradient_is_finite_where_student_and_teacher_are_the_same(name: str) -> None:
+    encoder = new_encoder(text=True)
+    strategy = STRATEGIES.build(name, {})
+    strategy.begin_task(encoder, 1, torch.arange(3))
+    encoder.eval()
+    batch = toy_batch(encoder, 0)
+    strategy.loss_terms(encoder, embed(encoder, strategy, batch))[DISTILLERS[name]].backward()
+    gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+    # lwf compares classifier logits of the same embeddings too, so all three start from rest
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-3
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_terms_do_not_depend_on_batch_order(name: str) -> None:
+    encoder = new_encoder(text=True, num_classes=6)
+    strategy = STRATEGIES.build(name, {})
+    strategy.begin_task(encoder, 1, torch.tensor([3, 4, 5]))
+    encoder.eval()
+    batch = toy_batch(encoder, 1)
+    assert batch.tokens is not None
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    shuffled = Batch(batch.rows[order], batch.labels[order], batch.images[order], batch.tokens[order])
+    one, other = (strategy.loss_terms(encoder, embed(encoder, strategy, each)) for each in (batch, shuffled))
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_distilling_keeps_the_old_task_nearer_to_the_teacher_than_fine_tuning_does(name: str) -> None:
+    """Nothing of the old task is seen while the new one is learned; what is compared is its Gram matrix before and after."""
+
+    def drift(strategy_name: str) -> float:
+        encoder = new_encoder(text=False)
+        learn(STRATEGIES.build("fine_tune", {}), encoder, 0, steps=10)
+        old = toy_batch(encoder, 0, seed=99).images
+        before = encoder.embed_images(old)
+        learn(STRATEGIES.build(strategy_name, {}), encoder, 1, steps=10)
+        after = encoder.embed_images(old)
+        return float((before @ before.T - after @ after.T).square().mean())
+
+    assert drift(name) < drift("fine_tune")
+
+
+def test_a_misspelt_or_impossible_option_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'correlation'"):
+        STRATEGIES.build("corelation", {})
+    with pytest.raises(ConfigError, match=r"wieght: no such option. Did you mean 'weight'"):
+        STRATEGIES.build("l2", {"wieght": 1})
+    with pytest.raises(ConfigError, match="temperature"):
+        STRATEGIES.build("correlation", {"temperature": 0})
+    with pytest.raises(ConfigError, match="weight"):
+        STRATEGIES.build("l2", {"weight": -1})
+    with pytest.raises(ConfigError, match=r"ranking.margn: no such option"):
+        STRATEGIES.build("lwf", {"ranking": {"margn": 0.1}})

@@ -1,0 +1,71 @@
+"""Two workers are one worker: real processes over gloo, the whole training step of every strategy."""
+
+import copy
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed as dist
+from torch import multiprocessing
+
+from perdure.encoders import Encoder
+from perdure.strategies import STRATEGIES
+from perdure.training.gather import ALONE, Distributed, Workers
+from perdure.training.loop import TaskData, train_task
+from perdure.training.precision import Precision
+from perdure.training.schedule import Schedule
+
+FP32 = Precision("fp32", torch.device("cpu"), channels_last=False)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def learn(name: str, encoder: Encoder, task: TaskData, workers: Workers) -> tuple[Encoder, list[int], dict[str, float]]:
+    """Two steps of a second task, BatchNorm frozen, plain gradient descent so that gradients are compared, not Adam's signs."""
+    strategy = STRATEGIES.build(name, {})
+    strategy.begin_task(encoder, 1, torch.from_numpy(np.unique(task.labels)))
+    encoder.grow(num_classes=8)
+    encoder.set_batch_norm_frozen(True)
+    schedule = Schedule(epochs=1, batch_size=18, per_class=3, lr=0.05, optimizer="sgd", schedule="constant", crop=2, max_steps=2)
+    summary = train_task(encoder, strategy, task, schedule, task_index=1, precision=FP32, workers=workers)
+    return encoder, summary.read, summary.terms
+
+
+def in_process(rank: int, num: int, port: int, name: str, encoder: Encoder, task: TaskData, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=num)
+    mine = copy.deepcopy(encoder)  # what arrives through torch.multiprocessing shares its memory with the parent and the siblings
+    encoder, read, terms = learn(name, mine, task, Distributed())
+    save_file({key: value.contiguous() for key, value in encoder.state_dict().items()}, f"{folder}/{rank}.safetensors")
+    Path(folder, f"{rank}.json").write_text(json.dumps({"read": sorted(read), "terms": terms}))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("name", "num"), [*((name, 2) for name in STRATEGIES), ("correlation", 3)])  # 3: slices of unequal length
+def test_workers_do_not_change_loss_gradient_or_weights(
+    name: str, num: int, tmp_path: Path, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]
+) -> None:
+    task, parent = toy_task(1, text=num == 2), toy_encoder(text=num == 2)
+    for module in parent.modules():  # every worker draws its own dropout; without it the mathematics must agree
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.0
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    alone, read, terms = learn(name, copy.deepcopy(parent), task, ALONE)
+    multiprocessing.spawn(in_process, args=(num, free_port(), name, parent, task, str(tmp_path)), nprocs=num)
+    for rank in range(num):
+        together = load_file(tmp_path / f"{rank}.safetensors")
+        for key, value in alone.state_dict().items():
+            torch.testing.assert_close(together[key], value, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+        record = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert record["read"] == sorted(read), "the read log is the union over the workers"
+        assert record["terms"] == pytest.approx(terms, abs=2e-5)

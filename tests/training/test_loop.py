@@ -1,0 +1,131 @@
+"""What the loop promises: a run that was killed ends like one that was not, it reads its own task only, and it says where time goes."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from perdure.encoders import Encoder
+from perdure.errors import DataError
+from perdure.strategies import STRATEGIES
+from perdure.tracking import JsonlTracker
+from perdure.training.checkpoint import FolderCheckpoints
+from perdure.training.loop import TaskData, TrainSummary, train_task
+from perdure.training.precision import Precision
+from perdure.training.schedule import Schedule, learning_rate, random_seed
+
+SCHEDULE = Schedule(epochs=3, batch_size=16, per_class=4, lr=3e-3, crop=2, checkpoint_every=0)
+
+
+class Killed(Exception):
+    pass
+
+
+def learn_second_task(
+    name: str, encoder: Encoder, task: TaskData, precision: Precision, *, checkpoints: FolderCheckpoints | None = None, kill_at: int | None = None, every: int = 0
+) -> TrainSummary:
+    """The second task, from a parent that is `encoder`; `kill_at`: die after that many steps."""
+    strategy = STRATEGIES.build(name, {})
+    strategy.begin_task(encoder, 1, torch.from_numpy(np.unique(task.labels)))
+    encoder.grow(num_classes=8)
+
+    def on_step(step: int, total: int, terms: dict[str, float]) -> None:
+        if kill_at is not None and step + 1 == kill_at:
+            raise Killed
+
+    schedule = Schedule(**{**SCHEDULE.__dict__, "checkpoint_every": every})
+    return train_task(encoder, strategy, task, schedule, task_index=1, precision=precision, checkpoints=checkpoints, on_step=on_step)
+
+
+def weights(encoder: Encoder) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in encoder.state_dict().items()}
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("name", list(STRATEGIES))
+def test_killed_and_resumed_equals_never_killed_bit_for_bit(
+    name: str, text: bool, tmp_path: Path, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
+) -> None:
+    task = toy_task(1, text=text)
+    parent = toy_encoder(text=text)
+    whole, broken, resumed = copy.deepcopy(parent), copy.deepcopy(parent), copy.deepcopy(parent)
+    whole_summary = learn_second_task(name, whole, task, fp32)
+    checkpoints = FolderCheckpoints(tmp_path)
+    with pytest.raises(Killed):
+        learn_second_task(name, broken, task, fp32, checkpoints=checkpoints, kill_at=6, every=4)
+    torch.manual_seed(999)  # whatever a new process starts with
+    resumed_summary = learn_second_task(name, resumed, task, fp32, checkpoints=checkpoints, every=4)
+    for key, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[key]), key
+    assert resumed_summary.steps == whole_summary.steps == 9
+    assert resumed_summary.curves == whole_summary.curves
+
+
+def test_the_text_tower_learns_from_the_captions(toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision) -> None:
+    encoder = toy_encoder(text=True)
+    before = weights(encoder)
+    strategy = STRATEGIES.build("fine_tune", {})
+    strategy.begin_task(encoder, 0, torch.arange(4))
+    summary = train_task(encoder, strategy, toy_task(0, text=True), SCHEDULE, precision=fp32)
+    assert {"triplet", "cross_entropy", "pairs"} <= summary.terms.keys()
+    assert any(not torch.equal(before[name], value) for name, value in weights(encoder).items() if name.startswith("text."))
+
+
+def test_reads_exactly_the_rows_of_its_task(toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision) -> None:
+    task = toy_task(1)
+    task.pixels.take(np.array([0]))  # an earlier read by somebody else is not this task's
+    summary = learn_second_task("correlation", toy_encoder(), task, fp32)
+    assert sorted(summary.read) == sorted(task.rows.tolist())
+
+
+def test_logs_every_term_and_where_the_time_went(
+    tmp_path: Path, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
+) -> None:
+    encoder = toy_encoder()
+    strategy = STRATEGIES.build("fine_tune", {})
+    strategy.begin_task(encoder, 0, torch.arange(4))
+    tracker = JsonlTracker(tmp_path / "log.jsonl")
+    summary = train_task(encoder, strategy, toy_task(0), SCHEDULE, precision=fp32, tracker=tracker)
+    tracker.close()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == summary.steps == 9
+    assert {"task", "step", "loss", "lr", "triplet", "cross_entropy", "data_s", "compute_s", "images_per_s"} <= lines[0].keys()
+    assert lines[0]["loss"] == pytest.approx(lines[0]["triplet"] + lines[0]["cross_entropy"])
+    assert summary.images == sum(16 for _ in lines)
+
+
+def test_a_term_that_is_not_finite_stops_the_run_and_is_named(
+    toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
+) -> None:
+    encoder = toy_encoder()
+    with torch.no_grad():
+        next(encoder.image.parameters()).fill_(float("nan"))
+    strategy = STRATEGIES.build("fine_tune", {})
+    strategy.begin_task(encoder, 0, torch.arange(4))
+    with pytest.raises(FloatingPointError, match=r"task 0, step 0: loss term .*train\.lr"):
+        train_task(encoder, strategy, toy_task(0), SCHEDULE, precision=fp32)
+
+
+def test_a_task_without_rows_is_refused(toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision) -> None:
+    task = toy_task(0)
+    empty = TaskData(task.pixels, task.rows[:0], task.labels[:0])
+    with pytest.raises(DataError, match="nothing to learn"):
+        train_task(toy_encoder(), STRATEGIES.build("fine_tune", {}), empty, SCHEDULE, precision=fp32)
+
+
+def test_the_learning_rate_climbs_and_falls_to_zero() -> None:
+    rates = [learning_rate("one_cycle", 1.0, step, 100) for step in range(100)]
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[0] == pytest.approx(0.1) and rates[-1] < 0.01
+    assert rates.index(max(rates)) == 15
+    assert [learning_rate("constant", 0.5, step, 10) for step in (0, 9)] == [0.5, 0.5]
+
+
+def test_random_seeds_differ_between_neighbouring_counters() -> None:
+    seeds = {random_seed(seed, task, step) for seed in range(3) for task in range(5) for step in range(200)}
+    assert len(seeds) == 3 * 5 * 200
+    assert random_seed(1, 2, 3) == random_seed(1, 2, 3) != random_seed(3, 2, 1)
