@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from ray import serve
 
 from perdure.encoders import Encoder, load_encoder
 from perdure.errors import PerdureError
@@ -18,9 +18,47 @@ from perdure.retrieval.retriever import encode
 from serve.backend import limit_process, warm_up
 from serve.schemas import ServeArgs
 
-__all__ = ["EncoderReplica"]
+__all__ = ["Batcher", "EncoderReplica", "encode_batch"]
 
+Q = TypeVar("Q")
+A = TypeVar("A")
 Vectors = dict[EncoderRef, NDArray[np.float32]]
+
+
+class Batcher(Generic[Q, A]):
+    """Makes one call of many: what is asked while a call runs waits for the next one. Nobody waits for a batch to fill.
+
+    (Ray Serve's own batching holds a lone query back for its timeout.)
+    """
+
+    def __init__(self, work: Callable[[list[Q]], Sequence[A]], max_batch: int) -> None:
+        self._work = work
+        self._max_batch = max_batch
+        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    async def __call__(self, asked: Q) -> A:
+        """The answer to one of many."""
+        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._waiting.append((asked, answer))
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._work_off())
+        return await answer
+
+    async def _work_off(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+            try:
+                answers: Sequence[A | Exception] = await asyncio.to_thread(self._work, [asked for asked, _ in batch])
+            except Exception as error:  # it belongs to those who asked, not to this loop
+                answers = [error] * len(batch)
+            for (_, waiting), answer in zip(batch, answers, strict=True):
+                if waiting.done():  # its caller has given up
+                    continue
+                if isinstance(answer, Exception):
+                    waiting.set_exception(answer)
+                else:
+                    waiting.set_result(answer)
 
 
 class EncoderReplica:
@@ -34,7 +72,7 @@ class EncoderReplica:
         self._holder: Holder[dict[EncoderRef, Encoder]] = Holder(
             self._registry, self._load, channel=self._args.channel, retire_after_s=self._args.retire_after_s, forget=self._forget
         )
-        self._many.set_max_batch_size(self._args.max_batch)
+        self._batch = Batcher(encode_batch, self._args.max_batch)
         self._holder.follow()  # before Serve routes to this replica
         self._poller = Poller(self._holder.follow, self._args.poll_s, "follow")
         self._poller.start()
@@ -55,15 +93,7 @@ class EncoderReplica:
             BadQuery: not a picture, or an encoder without a text tower.
         """
         models = self._holder.get(release_id)
-        found = await self._many(({ref: models[ref] for ref in encoders}, query))
-        if isinstance(found, PerdureError):
-            raise found
-        return found
-
-    # No waiting: what has queued up while a pass was running makes the next batch.
-    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.0)
-    async def _many(self, asked: list[tuple[dict[EncoderRef, Encoder], str | bytes]]) -> list[tuple[Vectors, float] | PerdureError]:
-        return await asyncio.to_thread(encode_batch, asked)
+        return await self._batch(({ref: models[ref] for ref in encoders}, query))
 
     def _load(self, release: Release) -> dict[EncoderRef, Encoder]:
         for ref in release.encoders():

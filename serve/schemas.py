@@ -118,7 +118,7 @@ class SearchResponse(BaseModel):
     release: str
     hits: list[HitOut]
     partial: bool = Field(description="true when a shard did not answer and the caller allowed it")
-    timings_ms: dict[str, float] = Field(description="where the time went, in milliseconds")
+    timings_ms: dict[str, float] = Field(description="where the time in this server went, in milliseconds; they add up")
 
 
 class ItemOut(BaseModel):

@@ -1,8 +1,12 @@
 """What every test runs under: no token file and no statistics of Ray's, small thread pools, and a cache folder of its own."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Set before any test module imports torch or ray, which read them once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,3 +23,26 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("PERDURE_RUNS", str(home / "runs"))
     for name in ("PERDURE_REGISTRY", "PERDURE_KEYS", "PERDURE_RAY", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for all `cluster` tests of a session: 4 logical CPUs, loopback only, no dashboard; stopped at the end.
+
+    Workers import `serve.*` and `jobs.*` from the repository, as the driver does.
+    """
+    import ray
+
+    for name in ("RAY_ADDRESS", "PERDURE_RAY", "PERDURE_REGISTRY", "PERDURE_KEYS"):
+        os.environ.pop(name, None)
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+        runtime_env={"env_vars": environment},
+        object_store_memory=200 * 2**20,
+    )
+    yield
+    ray.shutdown()

@@ -216,6 +216,7 @@ def parse(raw: Any, overrides: list[str] | None = None, *, source: str = "config
     if not isinstance(raw, dict):
         raise ConfigError(source, [f"a run is a mapping of sections, found {type(raw).__name__}"])
     raw = _written_out(yaml.safe_load(yaml.safe_dump(raw)))  # a deep copy
+    _name_parts(raw, overrides or [])
     problems = [problem for override in overrides or [] for problem in _apply(raw, override)]
     config: RunConfig | None = None
     try:
@@ -287,6 +288,17 @@ def _written_out(raw: dict[str, Any]) -> dict[str, Any]:
         if isinstance(holder, dict) and isinstance(holder.get(key), str):
             holder[key] = {"name": holder[key]}
     return raw
+
+
+def _name_parts(raw: dict[str, Any], overrides: list[str]) -> None:
+    """A part that the file leaves out and an override reaches into (`strategy.weight=3`) is the default part."""
+    defaults = RunConfig().plain()
+    for section, key in (("encoder", None), ("strategy", None), ("stream", "dataset"), ("stream", "kind")):
+        dotted = section if key is None else f"{section}.{key}"
+        reached = any(override.startswith(f"{dotted}.") for override in overrides)
+        holder = raw if key is None else raw.setdefault(section, {}) if reached else None
+        if reached and isinstance(holder, dict):
+            holder.setdefault(key or section, defaults[section] if key is None else defaults[section][key])
 
 
 def _apply(raw: dict[str, Any], override: str) -> list[str]:

@@ -7,7 +7,6 @@
 `cluster.train.learn_with_ray`. Both call `learn_task`, so a run is what it is, and Ray is how it is spread.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -49,7 +48,6 @@ __all__ = [
     "Progress",
     "SilentProgress",
     "check",
-    "fingerprint",
     "last_step",
     "learn_here",
     "learn_task",
@@ -143,13 +141,11 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
     rows = np.flatnonzero(pixels.rows_ok)
     stream = STREAMS.build(config.stream.kind.name, config.stream.kind.options, dataset.items, rows, config.seed)
     has_captions = any(item.captions for item in dataset.items)
-    wants_text = options["text"] not in ("none", None)
-    if wants_text and options["text"] != "auto" and not has_captions:
-        raise ConfigError(
-            f"run '{config.name}'",
-            [f"encoder.text={options['text']}: dataset '{config.stream.dataset.name}' has no captions; name their column, or encoder.text=none"],
-        )
-    return Prepared(dataset, pixels, stream, with_text=wants_text and has_captions)
+    text = options["text"].name
+    if text not in ("auto", "none") and not has_captions:
+        problem = f"encoder.text={text}: dataset '{config.stream.dataset.name}' has no captions; name their column, or encoder.text=none"
+        raise ConfigError(f"run '{config.name}'", [problem])
+    return Prepared(dataset, pixels, stream, with_text=text != "none" and has_captions)
 
 
 def learn_task(
@@ -234,16 +230,6 @@ def parent_of(config: RunConfig, task_index: int) -> EncoderRef | None:
 def registry_url(config: RunConfig) -> str:
     """The environment's registry when it names one, else the config's."""
     return settings().registry or config.registry
-
-
-def fingerprint(config: RunConfig) -> str:
-    """A hash of everything that decides what a run computes: not where it is stored, nor how it is spread or indexed."""
-    plain = config.plain()
-    for free in ("workers", "registry", "index"):
-        plain.pop(free)
-    for free in ("log_every", "tensorboard", "checkpoint_every", "start_from"):
-        plain["train"].pop(free)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def open_tracker(config: RunConfig, run_folder: Path) -> Tracker:

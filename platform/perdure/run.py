@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perdure import pipeline
-from perdure.config import IndexConfig, RunConfig, parse
+from perdure.config import IndexConfig, RunConfig
 from perdure.encoders import load_encoder
 from perdure.encoders.encoder import Encoder
 from perdure.errors import ConfigError, NotFound, PerdureError
+from perdure.identity import claim, fingerprint, first_task_fingerprint
 from perdure.index.segment import build_segment, load_segment
 from perdure.metrics import continual
 from perdure.metrics.retrieval import DEFINITIONS
 from perdure.pipeline import Learner, Prepared, Progress, SilentProgress
+from perdure.pictures import save_pictures
 from perdure.records import EncoderRef, Release, SegmentRef, Task
 from perdure.registry.registry import Registry, open_registry
 from perdure.retrieval.evaluation import TASK_DEFINITIONS, SplitEmbeddings, embed_split, search_metrics, task_metrics
@@ -52,6 +54,7 @@ def learn_stream(config: RunConfig, *, learner: Learner = pipeline.learn_here, p
     for task in run.prepared.stream.tasks:
         run.learn(task, learner)
     report = run.report()
+    save_pictures(run.folder, run.registry, run.prepared, report["releases"][-1], run.embeddings)
     path = run.folder / "report.json"
     beside = path.with_suffix(".writing")
     beside.write_text(json.dumps(report, indent=1))
@@ -78,7 +81,7 @@ class StreamRun:
         if problems:
             raise ConfigError(f"run '{config.name}'", problems)
         folder = settings().runs / config.name
-        _claim(folder, config)
+        claim(folder, config)
         registry_at = pipeline.registry_url(config)
         registry = open_registry(registry_at)
         prepared = pipeline.prepare(config, progress)
@@ -110,7 +113,7 @@ class StreamRun:
             meta = self.registry.manifest(ref).meta
         except NotFound:
             return None
-        if meta["fingerprint"] != pipeline.fingerprint(self.config):
+        if meta["fingerprint"] != fingerprint(self.config):
             raise ConfigError(
                 f"run '{self.config.name}'",
                 [f"{ref} was made by another configuration; choose another name, or another registry than {self.registry_at}"],
@@ -132,8 +135,8 @@ class StreamRun:
         embeddings = self._embed(load_encoder(outcome / "encoder"), ref, digest)
         meta = {
             "task": task.index,
-            "fingerprint": pipeline.fingerprint(self.config),
-            "first_task": _first_task_fingerprint(self.config),
+            "fingerprint": fingerprint(self.config),
+            "first_task": first_task_fingerprint(self.config),
             "train": record,
             "items_read": len(read),
             "metrics": self._measure(embeddings),
@@ -151,13 +154,13 @@ class StreamRun:
             raise ConfigError(
                 f"run '{self.config.name}'", [f"train.start_from={other.run}: no {other} in the registry {self.registry_at}; learn that run first"]
             ) from None
-        if meta["first_task"] != _first_task_fingerprint(self.config):
+        if meta["first_task"] != first_task_fingerprint(self.config):
             raise ConfigError(
                 f"run '{self.config.name}'",
                 [f"train.start_from={other.run}: the first task of that run differs (data, classes, encoder, ranking terms, training or seed)"],
             )
         self.progress.say(f"task 1: taken over from {other}, whose first task is the same")
-        meta = {**meta, "fingerprint": pipeline.fingerprint(self.config), "config": self.config.plain(), "taken_over_from": str(other)}
+        meta = {**meta, "fingerprint": fingerprint(self.config), "config": self.config.plain(), "taken_over_from": str(other)}
         files = {name: path for name, path in self.registry.files(other).items()}
         self.registry.publish_encoder(self.config.name, 1, files, parent=None, meta=meta)
         reads = self.folder / "reads" / f"{task.index:03d}.json"
@@ -228,7 +231,6 @@ class StreamRun:
             previous,
             encoder=ref,
             segment=segment,
-            made_by={use.segment: use.made_by for use in previous.segments} if previous else {},
             id=f"{self.config.name}@v{self.registry.next_version('release', self.config.name)}",
             run=self.config.name,
             task=task.index,
@@ -358,52 +360,3 @@ def _thumbnail(data: bytes) -> bytes:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _first_task_fingerprint(config: RunConfig) -> str:
-    """A hash of what decides the first task's encoder: the strategy only by its ranking terms, later tasks' numbers left out."""
-    plain = config.plain()
-    train = plain["train"]
-    first = {
-        "seed": plain["seed"],
-        "dataset": plain["stream"]["dataset"],
-        "on_bad_item": plain["stream"]["on_bad_item"],
-        "kind": {key: value for key, value in plain["stream"]["kind"].items() if key not in ("step", "tasks")},
-        "encoder": plain["encoder"],
-        "ranking": plain["strategy"].get("ranking"),
-        "epochs": train["epochs"] if train["first_epochs"] is None else train["first_epochs"],
-        "lr": train["lr"] if train["first_lr"] is None else train["first_lr"],
-        **{
-            key: train[key]
-            for key in ("max_steps", "batch_size", "per_class", "optimizer", "weight_decay", "schedule", "clip_norm", "precision")
-        },
-        **{key: train[key] for key in ("crop", "flip", "freeze_batch_norm")},
-    }
-    return hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()
-
-
-def _claim(folder: Path, config: RunConfig) -> None:
-    """Take a run's name: the first run of a name leaves its config, later ones must have the same.
-
-    Raises:
-        ConfigError: the name is taken by another configuration; every key that differs is told.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.json"
-    if path.exists():
-        earlier = parse(json.loads(path.read_text()))
-        if pipeline.fingerprint(earlier) != pipeline.fingerprint(config):
-            before, now = _flat(earlier.plain()), _flat(config.plain())
-            changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-            lines = [f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed if not key.startswith(("workers.", "registry"))]
-            raise ConfigError(
-                f"run '{config.name}' exists with another configuration in {folder}; choose another name=..., or remove that folder", lines
-            )
-    path.write_text(json.dumps(config.plain(), indent=1))
-
-
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in plain.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out

@@ -15,7 +15,7 @@ one, other = import_torchvision(), import_torchvision()
 import torch
 assert one is other
 assert one.models.resnet18(weights=None)(torch.rand(2, 3, 32, 32)).shape == (2, 1000)
-assert one.transforms.v2.Resize(8)(torch.rand(3, 16, 16)).shape == (3, 8, 8)
+assert one.transforms.Resize(8)(torch.rand(3, 16, 16)).shape == (3, 8, 8)
 print(one.datasets.CIFAR100.__name__)
 """
     assert run(code) == "CIFAR100"

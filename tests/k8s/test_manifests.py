@@ -5,6 +5,7 @@ import shlex
 from typing import Any
 
 import pytest
+import yaml
 from manifests import (
     BASE,
     OVERLAYS,
@@ -198,6 +199,17 @@ def test_the_jobs_entrypoint_is_a_command_that_this_repository_has(variant: str)
     cpus = workers["replicas"] * float(workers["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
     needed = job.workers.num * job.workers.cpus + by_kind(variant, "RayJob")["spec"]["entrypointNumCpus"]
     assert needed <= cpus, f"the job asks for {needed} CPUs and its cluster has {cpus}: it would wait for ever"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_services_replicas_fit_its_workers_also_while_one_is_replaced(variant: str) -> None:
+    service = by_kind(variant, "RayService")
+    application = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]
+    shares = {part: application[part]["num_replicas"] * application[part]["num_cpus"] for part in ("gateway", "encoder", "shard")}
+    shares["shard"] *= application["shards"]
+    workers = groups(service)[1]
+    cpus = workers["replicas"] * float(workers["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    assert sum(shares.values()) + max(application[part]["num_cpus"] for part in shares) <= cpus
 
 
 def test_dev_has_no_autoscaling_and_a_volume_that_one_node_can_offer() -> None:

@@ -12,9 +12,8 @@ from PIL import Image, ImageDraw
 
 from perdure.encoders import Encoder, build_encoder, save_encoder
 from perdure.index import build_segment
-from perdure.records import EncoderRef, Item
+from perdure.records import EncoderRef, Item, Release, SegmentUse
 from perdure.registry import Registry, open_registry
-from perdure.retrieval.policies import next_release
 from perdure.retrieval.retriever import encode
 
 COLOURS = {"red": (214, 60, 60), "green": (60, 170, 90), "blue": (60, 90, 210), "yellow": (235, 200, 60), "violet": (140, 80, 190)}
@@ -57,13 +56,13 @@ def make_encoder(seed: int, captions: list[str]) -> Encoder:
     return encoder.eval()
 
 
-def publish_task(gallery: Gallery, version: int, scratch: Path, *, policy: str = "versioned", promote: bool = False) -> str:
+def publish_task(gallery: Gallery, version: int, scratch: Path, *, promote: bool = False) -> str:
     """Publish encoder, segment and release `demo@v<version>` of one task; the release's id."""
     registry = gallery.registry()
     encoder = make_encoder(version, [item.captions[0] for item in gallery.items])
     folder = scratch / f"encoder-{version}"
     save_encoder(encoder, folder)
-    parent = EncoderRef("demo", version - 1) if version > 1 else None
+    parent = EncoderRef("demo", 1) if version > 1 else None
     ref = registry.publish_encoder("demo", version, {path.name: path for path in folder.iterdir()}, parent=parent)
     rows = range(15 * (version - 1), 15 * version) if version <= 2 else range(len(gallery.items))
     files = build_segment(
@@ -75,9 +74,17 @@ def publish_task(gallery: Gallery, version: int, scratch: Path, *, policy: str =
         folder=scratch / f"segment-{version}",
     )
     segment = registry.publish_segment("demo", version, files, made_by=ref)
-    previous = registry.release(f"demo@v{version - 1}") if version > 1 else None
-    release = next_release(
-        policy, previous, ref, segment, run="demo", version=version, task=version - 1, metrics={"recall@1": 0.5 + version / 10}
+    old = registry.release("demo@v1").segments if version > 1 else ()
+    release = Release(
+        id=f"demo@v{version}",
+        run="demo",
+        task=version - 1,
+        policy="versioned",
+        merge="standardised",
+        encoder=ref,
+        segments=(*old, SegmentUse(segment, ref, ref)),
+        metrics={"recall@1": 0.5 + version / 10},
+        parent="demo@v1" if version > 1 else None,
     )
     registry.publish_release(release)
     if promote:

@@ -70,6 +70,15 @@ def test_weights_out_of_range_and_unknown_options_are_refused(wrong: dict[str, o
         Ranking.model_validate(wrong)
 
 
+@pytest.mark.parametrize(("cross_entropy", "mining"), [(1.0, "hard"), (0.0, "all")])
+def test_triplets_are_hard_beside_a_classifier_and_all_without_one(cross_entropy: float, mining: str) -> None:
+    auto, chosen = (
+        Ranking(cross_entropy=cross_entropy, mining=which).terms(OnlyAClassifier(6), batch(text=False), None)["triplet"]  # type: ignore[arg-type]
+        for which in ("auto", mining)
+    )
+    assert torch.equal(auto, chosen)
+
+
 def test_a_run_configuration_reaches_the_ranking_of_every_strategy() -> None:
     for name in STRATEGIES:
         assert STRATEGIES.resolve(name, {"ranking": {"margin": 0.25}})["ranking"] == Ranking(margin=0.25)

@@ -22,6 +22,7 @@ from perdure import pipeline
 from perdure.cluster.place import Place
 from perdure.config import RunConfig, parse
 from perdure.errors import PerdureError
+from perdure.identity import fingerprint
 from perdure.settings import settings
 from perdure.training.gather import ALONE, Distributed
 
@@ -78,7 +79,7 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
             resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
         ),
         run_config=train.RunConfig(
-            name=f"task-{task_index}-{pipeline.fingerprint(config)[:12]}",
+            name=f"task-{task_index}-{fingerprint(config)[:12]}",
             storage_path=str((run_folder / "ray").resolve()),
             failure_config=train.FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),

@@ -1,6 +1,7 @@
 """Pixels: encoded pictures become uint8 arrays of one size, once, in a memory-mapped cache that the processes of a node share."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -92,7 +93,7 @@ def decode_image(data: bytes, size: int, *, max_pixels: int = 50_000_000) -> NDA
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"more than {max_pixels:,} pixels by its header; it was not decoded") from None
     except Exception:  # Pillow's readers raise many kinds for bytes that are no image; they all mean the same
-        raise DataError(f"not an image in a format that Pillow reads ({len(data)} bytes that begin with {data[:8]!r})") from None
+        raise DataError(f"not an image that Pillow reads, or it is cut off in its header ({len(data)} bytes: {data[:8]!r}...)") from None
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(f"{width} x {height} pixels by its header, more than {max_pixels:,}; it was not decoded")
@@ -157,7 +158,6 @@ def open_pixels(
     Raises:
         DataError: "stop" and a bad item (the first by file and row, and how many in all); nothing can be read at all; no room.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     stem = cache / f"{dataset.name}-{dataset.digest[:20]}-{size}px-f{_FORMAT}"
     with _one_at_a_time(stem.with_name(stem.name + ".lock")):
         found = _load(stem, dataset, size)
@@ -232,17 +232,26 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     with path.open("r+b") as file:
         length = file.seek(0, os.SEEK_END)
         try:
-            os.posix_fallocate(file.fileno(), 0, length)
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, length)
         except OSError as error:
-            need = f"{length / 2**30:.2f} GiB for the decode cache"
-            raise DataError(f"{path.parent}: no room, {need}: {error.strerror}; set PERDURE_CACHE to another folder") from None
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # others: a file system that cannot reserve room
+                need = f"{length / 2**30:.2f} GiB for the decode cache"
+                raise DataError(f"{path.parent}: no room, {need}: {error.strerror}; set PERDURE_CACHE to another folder") from None
     return data
 
 
 @contextlib.contextmanager
 def _one_at_a_time(path: Path) -> Generator[None]:
     """A lock between processes; without one (some network file systems) both decode, and the later one replaces equal bytes."""
-    with path.open("a") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise DataError(
+            f"{path.parent}: the decode cache cannot be written: {error.strerror}; set PERDURE_CACHE to another folder"
+        ) from None
+    with file:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -410,7 +410,7 @@ def _gradient(side: int, stops: Sequence[tuple[float, RGB]]) -> Image.Image:
     at = np.linspace(0, 1, side)
     places = [place for place, _ in stops]
     rows = np.stack([np.interp(at, places, [colour[channel] for _, colour in stops]) for channel in range(3)], axis=1)
-    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(rows[:, None, :].astype(np.uint8), (side, side, 3))))
+    return Image.fromarray(rows[:, None, :].astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
 
 
 def _hill(pen: ImageDraw.ImageDraw, side: int, height: float, swing: float, colour: RGB, random: np.random.Generator) -> None:

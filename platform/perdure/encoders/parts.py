@@ -145,8 +145,9 @@ def _dual(
         )
     tower = None
     if with_text and text.name != "none":
-        tower = TEXT_TOWERS.build("bilstm" if text.name == "auto" else text.name, text.options, dim, seed)
-    image.to(memory_format=torch.channels_last)
+        # Another seed than the classifier's, or new words and new classes would get the same rows.
+        tower = TEXT_TOWERS.build("bilstm" if text.name == "auto" else text.name, text.options, dim, seed + 1)
+    image.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stubs lack this form)
     head = GrowingClassifier(dim, kind=classifier, seed=seed)
     return Encoder(image, tower, head, embedding_dim=dim, image_size=int(options["image_size"]), name=name, options=options, seed=seed)
 

@@ -8,6 +8,7 @@ number of OpenMP threads is a setting of the calling thread, so it is set at eac
 """
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -33,6 +34,7 @@ __all__ = [
 
 _faiss: Any = faiss  # its stubs describe the C++ constructors, not the Python ones that wrap them
 _threads: int | None = None
+_CANDIDATES = 2_000_000  # held at a time by an exact search
 
 
 def limit_threads(threads: int | None) -> None:
@@ -132,8 +134,8 @@ def exact_search(
 ) -> Hits:
     """Scan every allowed vector of a faiss flat index: exact, equal scores by row, K = min(k, number allowed).
 
-    One candidate more than k is fetched; where it ties with the k-th, twice as many, until the tie is whole: only then can the
-    lowest rows of it be chosen.
+    One candidate more than k is fetched; where it ties with the k-th, four times as many, until the tie is whole: only then can
+    the lowest rows of it be chosen.
     """
     apply_threads()
     here = None if allowed is None else allowed[rows]
@@ -147,18 +149,21 @@ def exact_search(
     options: dict[str, Any] = {}
     if here is not None:
         options["params"] = _faiss.SearchParameters(sel=_faiss.IDSelectorBitmap(np.packbits(here, bitorder="little")))
-    open_queries = np.arange(len(queries))
+    pending = np.arange(len(queries))
     fetch = min(k + 1, available)
-    while True:
-        scores, positions = flat.search(queries[open_queries], fetch, **options)
-        tied = (scores[:, k - 1] == scores[:, -1]) if fetch < available else np.zeros(len(open_queries), np.bool_)
-        found_scores, found_rows = in_order(scores[~tied], rows[positions[~tied]])
-        best.scores[open_queries[~tied]] = found_scores[:, :k]
-        best.rows[open_queries[~tied]] = found_rows[:, :k]
-        if not tied.any():
-            return best
-        open_queries = open_queries[tied]
-        fetch = min(2 * fetch, available)
+    while len(pending):
+        tied: list[NDArray[np.int64]] = []
+        # A few queries at a time: where all scores tie (a collapsed encoder), whole galleries are fetched.
+        for chunk in np.array_split(pending, math.ceil(len(pending) * fetch / _CANDIDATES)):
+            scores, positions = flat.search(queries[chunk], fetch, **options)
+            still = (scores[:, k - 1] == scores[:, -1]) if fetch < available else np.zeros(len(chunk), np.bool_)
+            found_scores, found_rows = in_order(scores[~still], rows[positions[~still]])
+            best.scores[chunk[~still]] = found_scores[:, :k]
+            best.rows[chunk[~still]] = found_rows[:, :k]
+            tied.append(chunk[still])
+        pending = np.concatenate(tied)
+        fetch = min(4 * fetch, available)
+    return best
 
 
 def new_map(inner: Any, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> Any:

@@ -15,17 +15,18 @@ __all__ = ["Mining", "batch_triplet", "mean_of_violations"]
 Mining = Literal["hard", "semi_hard", "all"]
 
 
-def batch_triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.5, mining: Mining = "all") -> Tensor:
+def batch_triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.5, mining: Mining = "hard") -> Tensor:
     """Keep each row nearer to its own class than to any other class, by a margin (5.2).
 
         L = mean over triplets (a, p, n) of  max(0, margin + S_an - S_ap),        S_ij = <z_i, z_j>
 
     a, p: different rows of one class; n: a row of another class. Which triplets are averaged is the choice of `mining`:
 
-    - "hard": one per anchor, its least similar positive and its most similar negative.
+    - "hard": one per anchor, its least similar positive and its most similar negative. The strongest teacher, but from random
+      weights and with nothing beside it the shortest way down is to pull everything into one point, where it stays at the margin.
     - "semi_hard": one per pair (a, p), the most similar n with S_an < S_ap; where there is none, the least similar n.
-    - "all": every triplet whose term is above 0. The mean is over these only, so the pull does not fade as fewer are left. From
-      random weights this is the one that starts reliably; "hard" may first pull everything into one point.
+    - "all": every triplet whose term is above 0. The mean is over these only, so the pull does not fade as fewer are left; starts
+      reliably from random weights.
 
     Args:
         embeddings: (B, D) z, rows of unit length.

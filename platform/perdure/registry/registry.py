@@ -26,7 +26,7 @@ from perdure.registry.store import Store, check_key, open_store, sha256_of
 __all__ = ["Registry", "open_registry"]
 
 _HISTORY = 200  # how many rollbacks in a row are possible
-_MANIFEST = re.compile(r"^([^/]+)/([^/]+)/v(\d+)/manifest\.json$")
+_MANIFEST = re.compile(r"([^/]+)/([^/]+)/v(\d+)/manifest\.json")
 _UNSET = "<anything>"
 
 
@@ -98,10 +98,9 @@ class Registry:
             self.store.create(key, manifest.to_bytes())
         except Exists:
             found = self.release(release.id)
-            if _served(found) != _served(release):
-                raise Exists(
-                    f"release {release.id} exists and is different ({_difference(found, release)}); publish under another version"
-                ) from None
+            difference = _difference(found, release)
+            if difference:
+                raise Exists(f"release {release.id} exists and is different ({difference}); publish under another version") from None
             return found
         return self.release(release.id)
 
@@ -218,16 +217,13 @@ class Registry:
         self._verify_parts(release)
         failed = _failed_gates(release)
         if failed and not force:
-            raise GateRefused(
-                f"release {release.id} failed {len(failed)} of its gates: {'; '.join(failed)}. Promote with --force if you accept that."
-            )
+            raise GateRefused(f"release {release.id} failed a gate: {'; '.join(failed)}. If you accept that: perdure promote --force")
         while True:
             pointer = self._pointer(channel)
             live = pointer[0]["release"] if pointer else None
             if expected != _UNSET and live != expected:
-                raise Conflict(
-                    f"channel '{channel}' holds {live or 'nothing'}, not {expected or 'nothing'} as expected; look at it again: perdure ls"
-                )
+                found = live or "nothing"
+                raise Conflict(f"channel '{channel}' holds {found}, expected {expected or 'nothing'}; look at it again: perdure ls")
             if live == release.id:
                 return release
             history = [*pointer[0]["history"], pointer[0]["release"]][-_HISTORY:] if pointer else []
@@ -247,9 +243,7 @@ class Registry:
         pointer = self._pointer(channel)
         if pointer is None or not pointer[0]["history"]:
             held = f"holds {pointer[0]['release']} and nothing before it" if pointer else "was never set"
-            raise NotFound(
-                f"channel '{channel}' {held}; there is nothing to roll back to. Promote a release instead: perdure promote RELEASE"
-            )
+            raise NotFound(f"channel '{channel}' {held}; no release to roll back to. Promote one: perdure promote RELEASE")
         *history, before = pointer[0]["history"]
         release = self.release(before)
         self._verify_parts(release)
@@ -300,14 +294,10 @@ class Registry:
                 if version is None:
                     continue
                 found = self._manifest(kind, run, number)
-                same_lineage = all(found.meta.get(key) == value for key, value in lineage.items())
-                if found.files != entries or not same_lineage:
-                    other = sorted(name for name in {*found.files, *entries} if found.files.get(name) != entries.get(name)) or sorted(
-                        lineage
-                    )
-                    raise Exists(
-                        f"{ref} exists with other bytes ({', '.join(other)} differ); versions never change, publish under another number"
-                    ) from None
+                other = sorted(name for name in {*found.files, *entries} if found.files.get(name) != entries.get(name))
+                other += [key for key, value in lineage.items() if found.meta.get(key) != value]
+                if other:
+                    raise Exists(f"{ref} exists and is different ({', '.join(other)}); publish under another version") from None
             return number
 
     def _create_same(self, key: str, data: bytes | Path, entry: FileEntry) -> None:
@@ -332,7 +322,7 @@ class Registry:
     def _versions(self, kind: str, run: str | None = None) -> list[tuple[str, int]]:
         """(run, version) of every manifest of a kind, sorted."""
         prefix = f"{kind}s/{run}/" if run else f"{kind}s/"
-        matches = [_MANIFEST.match(key) for key in self.store.list(prefix)]
+        matches = [_MANIFEST.fullmatch(key) for key in self.store.list(prefix)]
         return sorted((match[2], int(match[3])) for match in matches if match)
 
     def _verify_parts(self, release: Release) -> None:
@@ -400,7 +390,7 @@ def _manifest_key(kind: str, run: str, version: int) -> str:
 
 
 def _parse_release(id: str) -> tuple[str, int]:
-    match = re.match(r"^(?:release/)?([A-Za-z0-9][A-Za-z0-9._-]*)@v(\d+)$", id)
+    match = re.fullmatch(r"(?:release/)?([A-Za-z0-9][A-Za-z0-9._-]*)@v(\d+)", id)
     if match is None:
         raise RegistryError(f"'{id}' is not the id of a release; expected something like 'demo@v3'")
     return match[1], int(match[2])

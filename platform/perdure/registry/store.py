@@ -20,7 +20,7 @@ from perdure.errors import Conflict, Exists, NotFound, RegistryError
 
 __all__ = ["LocalStore", "Store", "check_key", "open_store", "sha256_of"]
 
-_PART = re.compile(r"^[A-Za-z0-9_@-][A-Za-z0-9._@-]*$")
+_PART = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9._@-]*")
 _CHUNK = 1 << 20
 
 
@@ -58,7 +58,7 @@ def check_key(key: str) -> str:
     Raises:
         RegistryError: an empty part, `..`, a hidden name, an absolute path, a character outside A-Z a-z 0-9 . _ @ -
     """
-    if not key or not all(_PART.match(part) for part in key.split("/")):
+    if not key or not all(_PART.fullmatch(part) for part in key.split("/")):
         raise RegistryError(
             f"'{key}' is not a registry key; use names of letters, digits and . _ @ - between slashes, none starting with a dot"
         )
@@ -172,7 +172,9 @@ class LocalStore:
             try:
                 self._fill(temporary, data)
             except OSError as error:
-                raise RegistryError(f"registry {self.root}: cannot write: {error.strerror or error}; look at its space and permissions") from None
+                raise RegistryError(
+                    f"registry {self.root}: cannot write: {error.strerror or error}; look at its space and permissions"
+                ) from None
             yield temporary
         finally:
             with contextlib.suppress(OSError):

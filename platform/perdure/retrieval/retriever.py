@@ -28,6 +28,9 @@ from perdure.registry import Registry
 __all__ = ["Hit", "Query", "Retriever", "SearchResult", "encode", "finish", "plan"]
 
 
+_TYPES: dict[str, tuple[type, ...]] = {"text": (str,), "image": (bytes, np.ndarray), "id": (str,), "vectors": (Mapping,)}
+
+
 @dataclass(frozen=True, eq=False)
 class Query:
     """What to search by: exactly one of the four."""
@@ -38,17 +41,20 @@ class Query:
     vectors: Mapping[EncoderRef, NDArray[np.float32]] | None = None  # (D,) unit, by the encoder that made it
 
     def kind(self) -> str:
-        """ "text", "image", "id" or "vectors".
+        """Which of the four it is, by name.
 
         Raises:
-            BadQuery: none of them, more than one, or one that is empty.
+            BadQuery: none of them, more than one, one of a wrong type, or an empty text.
         """
         given = [name for name in ("text", "image", "id", "vectors") if getattr(self, name) is not None]
         if len(given) != 1:
             raise BadQuery(f"a query has exactly one of text, image and id; this one has {' and '.join(given) or 'none'}")
-        if self.text is not None and not self.text.strip():
+        kind, value = given[0], getattr(self, given[0])
+        if not isinstance(value, _TYPES[kind]):
+            raise BadQuery(f"a query's {kind} cannot be {type(value).__name__}")
+        if kind == "text" and not value.strip():
             raise BadQuery("the text to search by is empty")
-        return given[0]
+        return kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +271,10 @@ class Retriever:
             assert query.vectors is not None
             if encoder not in query.vectors:
                 raise BadQuery(f"release {self.release.id} needs the query as seen by {encoder}; given: {_names(query.vectors)}")
-            return np.asarray(query.vectors[encoder], dtype=np.float32), None
+            vector = np.asarray(query.vectors[encoder], dtype=np.float32)
+            if vector.shape != (self.encoders[encoder].embedding_dim,):
+                raise BadQuery(f"a query vector of shape {vector.shape}; {encoder} makes ({self.encoders[encoder].embedding_dim},)")
+            return vector, None
         if kind == "id":
             assert query.id is not None
             return self._resolve_item(query.id, encoder)
@@ -295,8 +304,6 @@ def _pixels(query: Any, size: int) -> NDArray[np.uint8]:
         buffer = io.BytesIO()
         Image.fromarray(query).save(buffer, "BMP")
         query = buffer.getvalue()
-    if not isinstance(query, bytes):
-        raise BadQuery(f"a picture is bytes or an array; found {type(query).__name__}")
     try:
         return decode_image(query, size)
     except DataError as error:

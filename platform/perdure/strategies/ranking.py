@@ -25,7 +25,10 @@ class Ranking(BaseModel):
     cross_entropy: Weight = Field(default=1.0, description="weight of (5.1), softmax over the task's own classes")
     pairs: Weight = Field(default=1.0, description="weight of (4.12), images against captions, where the stream has text")
     margin: Weight = Field(default=0.5, description="of the triplets, in units of an inner product of unit rows")
-    mining: Mining = Field(default="all", description="which triplets count: hard, semi_hard or all that violate the margin")
+    mining: Mining | Literal["auto"] = Field(
+        default="auto",
+        description="which triplets count: hard, semi_hard or all that violate the margin; auto: hard beside a cross_entropy, else all",
+    )
     pair_margin: Weight = Field(default=0.2, description="of the pairs")
     pair_mining: PairMining = Field(default="all", description="which pairs count: hard or all that violate the margin")
     pair_negatives: Literal["all", "other_classes"] = Field(
@@ -52,7 +55,7 @@ class Ranking(BaseModel):
         terms: dict[str, Tensor] = {}
         image = unit_rows(batch.image)
         if self.triplet > 0:
-            terms["triplet"] = self.triplet * batch_triplet(image, batch.labels, margin=self.margin, mining=self.mining)
+            terms["triplet"] = self.triplet * batch_triplet(image, batch.labels, margin=self.margin, mining=self._chosen_mining())
         if self.cross_entropy > 0:
             logits = encoder.classifier(batch.image)
             classes = torch.arange(logits.shape[1]) if class_ids is None else class_ids
@@ -68,6 +71,12 @@ class Ranking(BaseModel):
         if not terms:
             raise ValueError("ranking: only 'pairs' has a weight, but the batch has no text; give triplet or cross_entropy a weight")
         return terms
+
+    def _chosen_mining(self) -> Mining:
+        """A classifier holds the classes apart while hard triplets do their work; without one they collapse an untrained encoder."""
+        if self.mining != "auto":
+            return self.mining
+        return "hard" if self.cross_entropy > 0 else "all"
 
 
 DEFAULT_RANKING = Ranking()

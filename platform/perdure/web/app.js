@@ -112,7 +112,7 @@ function showHits(query, answer, tookMs) {
   const count = answer.hits.length;
   $("summary").hidden = false;
   $("summary-title").textContent = query.file ? `Pictures like ${query.file.name || "the one you gave"}` : query.id ? `Similar to ${query.id}` : `“${query.text}”`;
-  const phases = Object.entries(answer.timings_ms).filter(([name]) => name !== "total").map(([name, ms]) => `${name} ${ms.toFixed(1)}`);
+  const phases = Object.entries(answer.timings_ms).map(([name, ms]) => `${name.replace("_", " ")} ${ms.toFixed(1)}`);
   $("summary-detail").textContent = `${count} ${count === 1 ? "result" : "results"} from ${answer.release} in ${tookMs.toFixed(0)} ms` +
     (phases.length ? ` (${phases.join(" · ")} ms on the server)` : "");
   showFilters();

@@ -1,0 +1,70 @@
+"""What makes two runs the same: hashes of configurations, and the names that runs take."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from perdure.config import RunConfig, parse
+from perdure.errors import ConfigError
+
+__all__ = ["claim", "fingerprint", "first_task_fingerprint"]
+
+
+def fingerprint(config: RunConfig) -> str:
+    """A hash of everything that decides what a run computes: not where it is stored, nor how it is spread or indexed."""
+    plain = config.plain()
+    for free in ("workers", "registry", "index"):
+        plain.pop(free)
+    for free in ("log_every", "tensorboard", "checkpoint_every", "start_from"):
+        plain["train"].pop(free)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def first_task_fingerprint(config: RunConfig) -> str:
+    """A hash of what decides the first task's encoder: the strategy only by its ranking terms, later tasks' numbers left out."""
+    plain = config.plain()
+    train = plain["train"]
+    first = {
+        "seed": plain["seed"],
+        "dataset": plain["stream"]["dataset"],
+        "on_bad_item": plain["stream"]["on_bad_item"],
+        "kind": {key: value for key, value in plain["stream"]["kind"].items() if key not in ("step", "tasks")},
+        "encoder": plain["encoder"],
+        "ranking": plain["strategy"].get("ranking"),
+        "epochs": train["epochs"] if train["first_epochs"] is None else train["first_epochs"],
+        "lr": train["lr"] if train["first_lr"] is None else train["first_lr"],
+        **{
+            key: train[key]
+            for key in ("max_steps", "batch_size", "per_class", "optimizer", "weight_decay", "schedule", "clip_norm", "precision")
+        },
+        **{key: train[key] for key in ("crop", "flip", "freeze_batch_norm")},
+    }
+    return hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()
+
+
+def claim(folder: Path, config: RunConfig) -> None:
+    """Take a run's name: the first run of a name leaves its config, later ones must have the same.
+
+    Raises:
+        ConfigError: the name is taken by another configuration; every key that differs is told.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    if path.exists():
+        earlier = parse(json.loads(path.read_text()))
+        if fingerprint(earlier) != fingerprint(config):
+            before, now = _flat(earlier.plain()), _flat(config.plain())
+            changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+            lines = [f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed if not key.startswith(("workers.", "registry"))]
+            raise ConfigError(
+                f"run '{config.name}' exists with another configuration in {folder}; choose another name=..., or remove that folder", lines
+            )
+    path.write_text(json.dumps(config.plain(), indent=1))
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in plain.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out

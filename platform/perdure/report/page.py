@@ -1,0 +1,167 @@
+"""The page of a run, and the page that compares several."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import DataError
+from perdure.metrics import continual
+from perdure.report import sections
+from perdure.report.markup import LOGO, escaped, listed, percent, signed, table, write_page
+from perdure.report.pictures import ReportPictures
+from perdure.report.reading import (
+    COMPARED,
+    KEPT,
+    Report,
+    first_with,
+    gap,
+    main_metric,
+    matrix_of,
+    metric_title,
+    part_name,
+    policy_of,
+    release_id,
+    strategy_of,
+    summary_of,
+    title_of,
+)
+from perdure.report.tables import comparison_table
+
+__all__ = ["write_comparison", "write_html", "write_run_html"]
+
+
+def write_run_html(folder: Path, beside: Sequence[Report] = ()) -> Path:
+    """Write `report.html` of a run's folder from its `report.json` and the pictures saved there; returns its path.
+
+    Raises:
+        DataError: the folder has no report, or the report holds no metric.
+    """
+    source = folder / "report.json"
+    if not source.exists():
+        raise DataError(f"{folder}: no report.json in it; it is written when a run ends: python jobs/train.py CONFIG name={folder.name}")
+    path = folder / "report.html"
+    write_html(json.loads(source.read_text(encoding="utf-8")), ReportPictures.load(folder, beside), path)
+    return path
+
+
+def write_html(report: Report, pictures: ReportPictures, path: Path) -> None:
+    """Write one self-contained page: matrices, forgetting, examples, training, neighbourhoods, releases, definitions, configuration.
+
+    Raises:
+        DataError: the report holds no metric that was measured.
+    """
+    runs = [report, *pictures.beside]
+    contents = [
+        ("knows", "What it knows", sections.matrices(runs)),
+        ("forgets", "What it forgets", sections.over_time(runs)),
+        ("finds", "What it finds", sections.examples(pictures.examples)),
+        ("learned", "How it learned", sections.training(report)),
+        ("neighbours", "Neighbourhoods", sections.grams(pictures.grams)),
+        ("released", "What was released", sections.releases(report)),
+        ("means", "What the numbers mean", sections.definitions(report)),
+        ("again", "How to run it again", sections.configuration(report)),
+    ]
+    shown = [entry for entry in contents if entry[2]]
+    links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in shown)
+    body = "".join(
+        f'<section id="{key}"><h2><span class="number">{number}</span>{title}</h2>{content}</section>'
+        for number, (key, title, content) in enumerate(shown, start=1)
+    )
+    write_page(path, f"{report['name']} · Perdure", f'{_header(runs)}<nav aria-label="Sections">{links}</nav>{body}')
+
+
+def write_comparison(reports: Sequence[Report], folder: Path) -> None:
+    """Write `comparison.json` and `comparison.html` of runs on one stream.
+
+    Raises:
+        DataError: no reports, or the first holds no metric that was measured.
+    """
+    rows, _ = comparison_table(reports)
+    definitions = {**{key: continual.DEFINITIONS[key] for key in (*COMPARED, "gap_closed")}, "kept": KEPT}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "comparison.json").write_text(json.dumps({"runs": rows, "definitions": definitions}, indent=1), encoding="utf-8")
+    count = "One run" if len(rows) == 1 else f"{len(rows)} runs, one stream"
+    header = (
+        f'<header><p class="brand">{LOGO}Perdure<span>comparison</span></p><h1>{count}</h1>'
+        f'<p class="lead">{escaped(metric_title(rows[0]["metric"]))}: what is left of old tasks, and how well the new one was learned.</p>'
+        "</header>"
+    )
+    contents = [
+        ("After the last task", _compared(rows)),
+        ("Over time", sections.over_time(reports)),
+        ("Task by task", sections.matrices(reports)),
+        ("What the numbers mean", listed([(title_of(key), text) for key, text in definitions.items()])),
+    ]
+    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in contents if content)
+    write_page(folder / "comparison.html", "Comparison · Perdure", header + body)
+
+
+def _header(runs: Sequence[Report]) -> str:
+    report, metric = runs[0], main_metric(runs[0])
+    facts = [
+        ("Strategy", strategy_of(report)),
+        ("Data", part_name(report, "stream", "dataset")),
+        ("Stream", part_name(report, "stream", "kind").replace("_", " ")),
+        ("Encoder", part_name(report, "encoder")),
+        ("Index policy", policy_of(report)),
+        ("Release", release_id(report["releases"][-1]) if report.get("releases") else ""),
+    ]
+    shown = "".join(f"<div><dt>{title}</dt><dd>{escaped(value)}</dd></div>" for title, value in facts if value)
+    return (
+        f'<header><p class="brand">{LOGO}Perdure<span>run report</span></p><h1>{escaped(report["name"])}</h1>'
+        f'<p class="lead">{_verdict(runs, metric)}</p><dl class="facts">{shown}</dl>{_tiles(runs, metric)}</header>'
+    )
+
+
+def _verdict(runs: Sequence[Report], metric: str) -> str:
+    """The run in two sentences."""
+    summary = summary_of(runs[0], metric)
+    count = len(matrix_of(runs[0], metric))
+    words = (
+        f"After {'one task' if count == 1 else f'{count} tasks'}, {escaped(metric_title(metric))} is "
+        f"<b>{percent(summary['last_average'], ' %')}</b> on average over everything learned."
+    )
+    forgotten = summary["forgetting"]
+    if forgotten is None:
+        return f"{words} There is no earlier task to forget yet."
+    lost = f"<b>{percent(forgotten)} points</b> since their best" if round(100 * forgotten, 1) > 0 else "<b>nothing</b>"
+    finetune = first_with(runs[1:], "fine_tune")
+    other = None if finetune is None else summary_of(finetune, metric).get("forgetting")
+    return f"{words} Earlier tasks lost {lost}{'' if other is None else f'; plain fine-tuning loses {percent(other)}'}."
+
+
+def _tiles(runs: Sequence[Report], metric: str) -> str:
+    """The figures of a run, each with its distance from fine-tuning where that was run beside it."""
+    summary = summary_of(runs[0], metric)
+    finetune, joint = first_with(runs[1:], "fine_tune"), first_with(runs[1:], "joint")
+    lower = {} if finetune is None else summary_of(finetune, metric)
+    upper = {} if joint is None else summary_of(joint, metric)
+    figures = {key: summary.get(key) for key in ("last_average", "old", "new", "forgetting", "average_incremental", "unseen")}
+    figures["gap_closed"] = gap(summary.get("old"), lower.get("old"), upper.get("old"))
+    notes = {"forgetting": "points below best", "gap_closed": "of the way to joint", "average_incremental": "over the run's life"}
+    tiles: list[str] = []
+    for key, value in figures.items():
+        if value is None:
+            continue
+        reference = lower.get(key)
+        note = notes.get(key, "") if reference is None else f"{signed(value - reference)} vs fine-tuning"
+        unit = "" if key == "forgetting" else "<small>%</small>"
+        tiles.append(f'<div class="tile"><p>{title_of(key)}</p><strong>{percent(value)}{unit}</strong><span>{note}</span></div>')
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _compared(rows: Sequence[Mapping[str, Any]]) -> str:
+    keys = [key for key in (*COMPARED, "gap_closed", "kept") if any(row[key] is not None for row in rows)]
+    best = {key: (min if key == "forgetting" else max)(row[key] for row in rows if row[key] is not None) for key in keys}
+    cells = [
+        [
+            f"<b>{escaped(row['run'])}</b>",
+            escaped(row["strategy"]),
+            escaped(row["policy"]),
+            *(f"<b class=best>{percent(row[key])}</b>" if row[key] == best[key] else percent(row[key]) for key in keys),
+        ]
+        for row in rows
+    ]
+    note = "<p>Percent after the last task, forgetting in points; the best of each column stands out.</p>"
+    return note + table(["Run", "Strategy", "Index policy", *map(title_of, keys)], cells, words=(0, 1, 2))

@@ -1,0 +1,212 @@
+"""The API in one process: fused, and sharded with the replicas called directly instead of through Ray."""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Gallery, damage
+from serving_suite import ApiSuite, Server, assert_problem, listening, wait
+
+import serve.backend as backend_module
+from perdure.errors import NotLoaded
+from serve.api import make_app
+from serve.backend import FollowingBackend, FusedBackend
+from serve.encoder import EncoderReplica, encode_batch
+from serve.gateway import ShardedBackend
+from serve.problems import Problem
+from serve.schemas import ServeArgs
+from serve.shard import ShardReplica
+
+
+class DirectHandle:
+    """Stands in for a deployment handle with one replica that lives in this process."""
+
+    def __init__(self, name: str, replica: Any) -> None:
+        self.deployment_name = name
+        self.replica = replica
+
+    def __getattr__(self, method: str) -> Any:
+        class Method:
+            @staticmethod
+            async def remote(*given: Any) -> Any:
+                call = getattr(self.replica, method)
+                return await call(*given) if inspect.iscoroutinefunction(call) else await asyncio.to_thread(call, *given)
+
+        return Method
+
+    def broadcast(self, method: str, *given: Any) -> Any:
+        class Answers:
+            @staticmethod
+            def results(timeout_s: float) -> list[Any]:
+                return [getattr(self.replica, method)(*given)]
+
+        return Answers
+
+
+def make_sharded(args: ServeArgs) -> ShardedBackend:
+    plain = args.resolved().model_dump()
+    shards = [DirectHandle(f"Shard-{number}", ShardReplica(plain, number)) for number in range(args.shards)]
+    return ShardedBackend(args, DirectHandle("Encoder", EncoderReplica(plain)), shards)  # type: ignore[arg-type]
+
+
+@contextmanager
+def client_of(backend: FollowingBackend, args: ServeArgs) -> Iterator[httpx.Client]:
+    backend.start()
+    with listening(make_app(backend, args)) as url, httpx.Client(base_url=url) as client:
+        yield client
+    backend.stop()
+
+
+def quick(gallery_folder: Path, **more: Any) -> ServeArgs:
+    return ServeArgs(registry=str(gallery_folder), poll_s=0.05, max_body_bytes=2**20, **more)
+
+
+@pytest.fixture(params=["fused", "sharded"])
+def server(request: pytest.FixtureRequest, gallery: Gallery, tmp_path: Path) -> Iterator[Server]:
+    args = quick(gallery.folder, topology=request.param)
+    backend: FollowingBackend = FusedBackend(args) if request.param == "fused" else make_sharded(args)
+    backend.start()
+    with listening(make_app(backend, args)) as url, httpx.Client(base_url=url) as client:
+        yield Server(client, gallery, tmp_path, lambda: httpx.Client(base_url=url))
+    backend.stop()
+
+
+class TestInProcess(ApiSuite):
+    pass
+
+
+def test_an_empty_registry_is_alive_but_not_ready(tmp_path: Path) -> None:
+    args = quick(tmp_path / "nothing-here")
+    with client_of(FusedBackend(args), args) as client:
+        assert client.get("/healthz").status_code == 200
+        assert_problem(client.get("/readyz"), 503, "points to no release")
+        assert_problem(client.post("/v1/search", json={"text": "a"}), 503, "points to no release")
+        assert_problem(client.get("/v1/items/1"), 503)
+        releases = client.get("/v1/releases").json()
+    assert releases["releases"] == [] and releases["live"] is None and "no release" in releases["problem"]
+
+
+def test_a_server_that_starts_while_the_live_release_is_bad_answers_from_the_one_before(gallery: Gallery) -> None:
+    gallery.registry().promote("demo@v2", by="test")
+    damage(gallery, "encoder", 2, "weights.safetensors")
+    backend = FusedBackend(quick(gallery.folder))
+    backend.start()
+    state = backend.state()
+    assert state.ready and state.serving == "demo@v1" and state.live == "demo@v2" and "damaged" in (state.problem or "")
+    backend.stop()
+
+
+@pytest.fixture
+def sharded(gallery: Gallery) -> Iterator[tuple[ShardedBackend, httpx.Client]]:
+    args = quick(gallery.folder, topology="sharded", shards=2, request_timeout_s=5.0)
+    backend = make_sharded(args)
+    with client_of(backend, args) as client:
+        yield backend, client
+
+
+def test_a_callee_that_lacks_the_pinned_release_makes_the_request_start_again(sharded: tuple[ShardedBackend, httpx.Client]) -> None:
+    backend, client = sharded
+    replica = backend._shards[1].replica  # type: ignore[attr-defined]
+    search, refusals = replica.search, []
+
+    def lacks_it_once(release_id: str, *given: Any) -> Any:
+        if not refusals:
+            refusals.append(release_id)
+            raise NotLoaded(f"release {release_id} is not loaded here")
+        return search(release_id, *given)
+
+    replica.search = lacks_it_once
+    answer = client.post("/v1/search", json={"text": "a red circle", "k": 30})
+    assert answer.status_code == 200 and len(answer.json()["hits"]) == 15 and refusals == ["demo@v1"]
+
+
+def test_nobody_has_a_common_release(sharded: tuple[ShardedBackend, httpx.Client]) -> None:
+    backend, client = sharded
+    replica = backend._shards[0].replica  # type: ignore[attr-defined]
+    replica.search = lambda *_: (_ for _ in ()).throw(NotLoaded("not here"))
+    replica.hold = lambda wanted: ([], {})
+    assert_problem(client.post("/v1/search", json={"text": "a"}), 503)
+
+
+def test_a_shard_that_stays_away_is_503_or_said_to_be_missing(sharded: tuple[ShardedBackend, httpx.Client]) -> None:
+    backend, client = sharded
+    replica = backend._shards[0].replica  # type: ignore[attr-defined]
+    replica.search = lambda *_: (_ for _ in ()).throw(Problem(503, "gone"))
+    assert_problem(client.post("/v1/search", json={"text": "a"}), 503)
+    answer = client.post("/v1/search", json={"text": "a", "k": 30, "partial_ok": True}).json()
+    assert answer["partial"] is True and 0 < len(answer["hits"]) < 15
+
+
+def test_a_gateway_flips_only_when_every_callee_holds_the_release(gallery: Gallery, sharded: tuple[ShardedBackend, httpx.Client]) -> None:
+    backend, _ = sharded
+    replica = backend._shards[1].replica  # type: ignore[attr-defined]
+    hold = replica.hold
+    replica.hold = lambda wanted: (["demo@v1"], {"demo@v2": "its disk is slow"})
+    gallery.registry().promote("demo@v2", by="test")
+    wait(lambda: backend.state().problem == "Shard-1: its disk is slow")
+    assert backend.state().serving == "demo@v1"
+    replica.hold = hold
+    wait(lambda: backend.state().serving == "demo@v2" and backend.state().problem is None)
+
+
+def test_a_batch_of_queries_fails_one_by_one(gallery: Gallery) -> None:
+    replica = EncoderReplica(quick(gallery.folder).resolved().model_dump())
+    models = replica._holder.get("demo@v1")
+    (ref,) = models
+    asked = [(models, "a red circle"), (models, b"no picture"), (models, gallery.pictures[0])]
+    text, bad, image = encode_batch(asked)
+    assert isinstance(bad, Exception) and "picture" in str(bad)
+    for answer, alone in ((text, asked[0]), (image, asked[2])):
+        assert not isinstance(answer, Exception)
+        (expected,) = encode_batch([alone])
+        assert not isinstance(expected, Exception)
+        assert answer[0][ref].shape == (1, 16) and abs(answer[0][ref] - expected[0][ref]).max() < 1e-5
+
+
+def test_an_unexpected_error_is_a_problem_without_its_insides(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = quick(gallery.folder)
+    backend = FusedBackend(args)
+
+    async def broken(query: Any) -> Any:
+        raise ZeroDivisionError("secret inside")
+
+    monkeypatch.setattr(backend, "search", broken)
+    with client_of(backend, args) as client:
+        answer = client.post("/v1/search", json={"text": "a"})
+    assert_problem(answer, 500)
+    assert "secret" not in answer.text
+
+
+def test_health_is_answered_while_a_search_computes(gallery: Gallery) -> None:
+    args = quick(gallery.folder)
+    backend = FusedBackend(args)
+    backend.start()
+    entered, release = threading.Event(), threading.Event()
+    plain = backend_module._search
+
+    def slow(*given: Any) -> Any:
+        entered.set()
+        assert release.wait(10)
+        return plain(*given)
+
+    async def scenario() -> tuple[int, int]:
+        transport = httpx.ASGITransport(make_app(backend, args))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            search = asyncio.create_task(client.post("/v1/search", json={"text": "a"}))
+            await asyncio.to_thread(entered.wait, 10)
+            health = await client.get("/healthz")
+            release.set()
+            return health.status_code, (await search).status_code
+
+    backend_module._search = slow
+    try:
+        assert asyncio.run(scenario()) == (200, 200)
+    finally:
+        backend_module._search = plain
+        backend.stop()

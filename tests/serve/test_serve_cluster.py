@@ -1,0 +1,167 @@
+"""The same claims on a real local Ray with Serve, in both topologies; and what only a real cluster can show."""
+
+import os
+import signal
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Gallery
+from serving_suite import ApiSuite, Server, assert_problem, ids
+
+from serve.run import Running, start, stop
+from serve.schemas import DeploymentArgs, ServeArgs
+
+pytestmark = pytest.mark.cluster
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def few_cpus(folder: Path, topology: str, **more: Any) -> ServeArgs:
+    small = DeploymentArgs(num_cpus=0.1)
+    return ServeArgs(
+        registry=str(folder),
+        topology=topology,  # type: ignore[arg-type]
+        poll_s=0.1,
+        max_body_bytes=2**20,
+        gateway=small,
+        encoder=small,
+        shard=small,
+        **more,
+    )
+
+
+@pytest.fixture(scope="class")
+def started(
+    request: pytest.FixtureRequest, ray_session: None, tmp_path_factory: pytest.TempPathFactory, _published: Gallery
+) -> Iterator[tuple[Running, Gallery, Path]]:
+    import shutil
+
+    scratch = tmp_path_factory.mktemp("cluster")
+    folder = scratch / "registry"
+    shutil.copytree(_published.folder, folder)
+    gallery = Gallery(folder, _published.items, _published.pictures)
+    running = start(few_cpus(folder, request.cls.topology), free_port(), wait_s=120)
+    yield running, gallery, scratch
+    stop(running)
+
+
+@pytest.fixture
+def server(started: tuple[Running, Gallery, Path], tmp_path: Path) -> Iterator[Server]:
+    running, gallery, _ = started
+    with httpx.Client(base_url=running.url, timeout=60) as client:
+        yield Server(client, gallery, tmp_path, lambda: httpx.Client(base_url=running.url, timeout=60))
+
+
+def p50_ms(server: Server) -> float:
+    times: list[float] = []
+    for _ in range(100):
+        began = time.perf_counter()
+        assert server.search(text="a red circle").status_code == 200
+        times.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(times)
+
+
+class TestFused(ApiSuite):
+    topology = "fused"
+
+    def test_latency_is_recorded(self, server: Server, record_property: Any) -> None:
+        record_property("p50_ms", p50_ms(server))
+        print(f"fused: p50 {p50_ms(server):.1f} ms, {server.search(text='a red circle').json()['timings_ms']}")
+
+
+class TestSharded(ApiSuite):
+    topology = "sharded"
+
+    def test_latency_is_recorded(self, server: Server, record_property: Any) -> None:
+        record_property("p50_ms", p50_ms(server))
+        print(f"sharded: p50 {p50_ms(server):.1f} ms, {server.search(text='a red circle').json()['timings_ms']}")
+
+    @pytest.mark.parametrize("deployment", ["Shard-0", "Encoder"])
+    def test_a_killed_replica_loses_no_request(self, server: Server, deployment: str) -> None:
+        import ray
+
+        names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if f"#{deployment}#" in actor["name"]]
+        assert len(names) == 1, names
+        everything = ids(server.search(text="a red circle", k=30))
+        answers: list[httpx.Response] = []
+        stop_asking = threading.Event()
+
+        def ask() -> None:
+            with server.new_client() as client:
+                while not stop_asking.is_set():
+                    answers.append(client.post("/v1/search", json={"text": "a red circle", "k": 30}))
+
+        asker = threading.Thread(target=ask)
+        asker.start()
+        time.sleep(0.3)
+        ray.kill(ray.get_actor(names[0], namespace="serve"))
+        before = len(answers)
+        deadline = time.monotonic() + 60
+        while len(answers) < before + 20 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        stop_asking.set()
+        asker.join(60)
+        assert len(answers) >= before + 20
+        assert [answer.status_code for answer in answers if answer.status_code != 200] == []
+        assert all(ids(answer) == everything for answer in answers)
+
+
+@pytest.mark.parametrize("topology", ["fused", "sharded"])
+def test_an_empty_registry_is_alive_and_becomes_ready_when_a_release_is_promoted(
+    ray_session: None, gallery: Gallery, tmp_path: Path, topology: str
+) -> None:
+    later = tmp_path / "later"
+    running = start(few_cpus(later, topology), free_port(), must_be_ready=False, wait_s=120)
+    try:
+        with httpx.Client(base_url=running.url, timeout=60) as client:
+            assert client.get("/healthz").json() == {"status": "ok"}
+            assert_problem(client.get("/readyz"), 503, "points to no release")
+            assert_problem(client.post("/v1/search", json={"text": "a"}), 503, "points to no release")
+            os.rename(gallery.folder, later)
+            deadline = time.monotonic() + 60
+            while client.get("/readyz").status_code != 200 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert client.post("/v1/search", json={"text": "a"}).json()["release"] == "demo@v1"
+    finally:
+        stop(running)
+
+
+def test_the_script_serves_until_it_is_told_to_stop(gallery: Gallery, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    port = free_port()
+    script = Path(__file__).parents[2] / "serve" / "run.py"
+    environment = {**os.environ, "RAY_TMPDIR": "", "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    process = subprocess.Popen(
+        [sys.executable, str(script), "--registry", str(gallery.folder), "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={name: value for name, value in environment.items() if value},
+    )
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert f"http://127.0.0.1:{port}/" in first, first + (process.stderr.read() if process.stderr else "")
+        assert httpx.post(f"http://127.0.0.1:{port}/v1/search", json={"text": "a"}, timeout=30).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{port}/healthz")
+    finally:
+        process.kill()
+        process.wait()

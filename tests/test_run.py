@@ -1,0 +1,193 @@
+"""The whole path in one process: a stream is learned, measured, published and released, and a second start goes on where it stopped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perdure import pipeline
+from perdure.config import RunConfig, parse
+from perdure.errors import ConfigError
+from perdure.metrics.retrieval import retrieval_metrics
+from perdure.records import EncoderRef
+from perdure.registry import open_registry
+from perdure.retrieval.retriever import Query, Retriever
+from perdure.run import StreamRun, learn_stream
+from perdure.strategies import STRATEGIES
+
+SMALL = {
+    "name": "small",
+    "stream": {"dataset": {"name": "scenes", "items": 180, "classes": 6, "size": 24}, "kind": {"name": "class_incremental", "first": 2, "step": 2}},
+    "encoder": {"name": "small_resnet", "image_size": 24, "width": 4, "embedding_dim": 16},
+    "train": {"epochs": 1, "batch_size": 24, "per_class": 6, "precision": "fp32"},
+    "workers": 0,
+    "registry": "registry",
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PERDURE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    for name in ("PERDURE_REGISTRY", "PERDURE_RUNS"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def config(*overrides: str) -> RunConfig:
+    return parse(SMALL, list(overrides))
+
+
+class Counting:
+    """A learner that counts, and may die."""
+
+    def __init__(self, die_at: int | None = None) -> None:
+        self.tasks: list[int] = []
+        self.die_at = die_at
+
+    def __call__(self, run: RunConfig, task: int, registry: str, folder: Path, progress: pipeline.Progress) -> Path:
+        if task == self.die_at:
+            raise KeyboardInterrupt
+        self.tasks.append(task)
+        return pipeline.learn_here(run, task, registry, folder, progress)
+
+
+def test_the_report_has_the_shape_that_others_rely_on(here: Path) -> None:
+    report = learn_stream(config())
+    assert json.loads((here / "runs/small/report.json").read_text()) == report
+    assert {"name", "config", "definitions", "tasks", "metrics", "summary", "releases", "train"} <= report.keys()
+    matrix = report["metrics"]["recall@1"]["matrix"]
+    assert len(matrix) == 3 and all(len(row) == 3 for row in matrix)
+    assert {"map", "map@r", "recall@5", "t2i_recall@1", "t2i_recall@10", "i2t_recall@1"} <= report["metrics"].keys()
+    assert {"forgetting", "average_incremental", "last_average", "old", "new"} <= report["summary"].keys()
+    assert report["summary"]["old"] == pytest.approx(np.mean(matrix[2][:2]))
+    assert report["releases"] == ["small@v1", "small@v2", "small@v3"]
+    assert [entry["task"] for entry in report["train"]] == [0, 1, 2]
+    assert {"triplet", "cross_entropy", "pairs", "correlation"} <= report["train"][1]["terms"].keys()
+
+
+def test_no_image_of_an_earlier_task_is_read_by_any_strategy_but_joint(here: Path) -> None:
+    seen = 0
+    for name in STRATEGIES:
+        learn_stream(config(f"name={name}", f"strategy={{name: {name}}}", "train.max_steps=3"))
+        reads = [set(json.loads(path.read_text())) for path in sorted((here / "runs" / name / "reads").glob("*.json"))]
+        assert len(reads) == 3 and all(reads)
+        overlap = (reads[0] & reads[1]) | (reads[0] & reads[2]) | (reads[1] & reads[2])
+        assert bool(overlap) == (name == "joint"), name
+        seen += 1
+    assert seen == len(STRATEGIES) >= 5
+
+
+def test_a_second_start_trains_nothing_again_and_gives_the_same_report(here: Path) -> None:
+    first = learn_stream(config())
+    counting = Counting()
+    assert learn_stream(config(), learner=counting) == first
+    assert counting.tasks == []
+
+
+def test_a_driver_that_died_between_two_tasks_goes_on_with_the_next(here: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        learn_stream(config(), learner=Counting(die_at=1))
+    counting = Counting()
+    interrupted = learn_stream(config(), learner=counting)
+    assert counting.tasks == [1, 2]
+    whole = learn_stream(config("name=whole"))
+    for key in ("metrics", "summary"):
+        assert interrupted[key] == whole[key]
+
+
+def test_a_name_is_not_taken_twice_by_different_configurations(here: Path) -> None:
+    learn_stream(config())
+    with pytest.raises(ConfigError, match=r"train\.lr: was 0\.001, now 0\.01") as caught:
+        learn_stream(config("train.lr=0.01"))
+    assert "choose another name" in str(caught.value)
+    learn_stream(config("index.partitions=3", "workers=1"))  # how it is spread and indexed is not what it is
+
+
+def test_a_first_task_is_taken_over_only_when_it_is_the_same(here: Path) -> None:
+    correlation = learn_stream(config())
+    counting = Counting()
+    fine = learn_stream(config("name=fine", "strategy={name: fine_tune}", "train.start_from=small"), learner=counting)
+    assert counting.tasks == [1, 2]
+    assert fine["metrics"]["recall@1"]["matrix"][0] == correlation["metrics"]["recall@1"]["matrix"][0]
+    alone = learn_stream(config("name=alone", "strategy={name: fine_tune}"))
+    assert fine["metrics"] == alone["metrics"]
+    with pytest.raises(ConfigError, match="first task of that run differs"):
+        learn_stream(config("name=other", "seed=1", "train.start_from=small"))
+    with pytest.raises(ConfigError, match="learn that run first"):
+        learn_stream(config("name=other2", "train.start_from=nobody"))
+
+
+def test_the_search_of_a_release_is_the_metric_when_there_is_one_task(here: Path) -> None:
+    report = learn_stream(config())
+    first = report["search"]["small@v1"]
+    assert first["search_recall@1"][0] == pytest.approx(report["metrics"]["recall@1"]["matrix"][0][0])
+    assert first["search_t2i_recall@10"][0] == pytest.approx(report["metrics"]["t2i_recall@10"]["matrix"][0][0])
+
+
+@pytest.mark.parametrize("policy", ["reindex", "keep", "versioned"])
+def test_every_policy_says_who_made_and_who_queries_each_segment(policy: str, here: Path) -> None:
+    learn_stream(config(f"index.policy={policy}"))
+    last = open_registry("registry").release("small@v3")
+    made = [use.made_by.version for use in last.segments]
+    queried = [use.queried_by.version for use in last.segments]
+    assert (made, queried) == {"reindex": ([3], [3]), "keep": ([1, 2, 3], [3, 3, 3]), "versioned": ([1, 2, 3], [1, 2, 3])}[policy]
+    retriever = Retriever.load(open_registry("registry"), last)
+    assert len(retriever.search(Query(text="a striped circle"), k=5).hits) == 5
+
+
+def test_versioned_search_inside_old_items_does_not_move_with_new_tasks(here: Path) -> None:
+    """The promise of the policy: an old segment is still searched by the encoder that made it."""
+    learn_stream(config("index.policy=versioned"))
+    run = StreamRun.open(config("index.policy=versioned"))
+    task = run.prepared.stream.tasks[0]
+    labels = run.prepared.stream.labels
+    before = run.embeddings(EncoderRef("small", 1)).of(task.query)
+    expected = retrieval_metrics(before.image, before.image, labels[task.query], labels[task.query], query_ids=task.query, gallery_ids=task.query)
+    retriever = Retriever.load(run.registry, run.registry.release("small@v3"))
+    hits = 0
+    for row in task.query:
+        item = run.prepared.dataset.items[int(row)]
+        found = retriever.search(Query(image=run.prepared.dataset.image_bytes(int(row))), k=2, filter={"task": 0}).hits
+        hits += next(hit for hit in found if hit.id != item.id).label == item.label
+    assert hits / len(task.query) == pytest.approx(expected["recall@1"], abs=0.03)
+
+
+def test_unseen_classes_are_measured_and_never_read(here: Path) -> None:
+    report = learn_stream(config("stream.kind={name: class_incremental, first: 2, step: 2, unseen: 2}"))
+    assert len(report["tasks"]) == 2
+    assert {"seen", "unseen", "H"} <= report["summary"].keys()
+    learned = {label for task in report["tasks"] for label in task["classes"]}
+    assert len(learned) == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("strategy={name: correlatoin}", "Did you mean 'correlation'"),
+        ("strategy.temprature=1", "strategy.temprature: no such option. Did you mean 'temperature'"),
+        ("stream.dataset.name=scense", "Did you mean 'scenes'"),
+        ("encoder.embeding_dim=3", "Did you mean 'embedding_dim'"),
+        ("stream.kind.first=100", "100"),
+        ("encoder.text={name: bilsm}", "bilstm"),
+    ],
+)
+def test_a_wrong_word_in_a_config_is_told_with_the_right_one(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        learn_stream(config(override))
+
+
+def test_an_image_only_stream_says_so_when_searched_by_text(here: Path) -> None:
+    from perdure.errors import BadQuery
+
+    learn_stream(config("encoder.text=none"))
+    retriever = Retriever.load(open_registry("registry"), open_registry("registry").release("small@v3"))
+    with pytest.raises(BadQuery, match="text"):
+        retriever.search(Query(text="a circle"))
+
+
+def test_the_plain_configuration_loads_again() -> None:
+    plain: dict[str, Any] = config("strategy.weight=3").plain()
+    assert parse(plain) == config("strategy.weight=3")
