@@ -46,7 +46,9 @@ def main(arguments: list[str]) -> None:
     port = int(os.environ.get("PORT", "8000"))
     _refuse_taken(port)
     config = load(ROOT / "jobs" / "configs" / "demo.yaml", given.overrides)
-    beside = parse({**config.plain(), "name": f"{config.name}-fine_tune", "strategy": _fine_tune(config)}, [f"train.start_from={config.name}"])
+    beside = parse(
+        {**config.plain(), "name": f"{config.name}-fine_tune", "strategy": _fine_tune(config)}, [f"train.start_from={config.name}"]
+    )
     _start_over(config, beside)
     # Replicas import `serve.*` from the repository.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -89,7 +91,9 @@ def _search(url: str, folder: Path) -> None:
             answer = _ok(client.post("/v1/search", files={"image": ("query.png", picture)}, data={"k": "5"}))
             if answer["hits"][0]["id"] != hit:
                 raise PerdureError(f"a picture of the gallery ({hit}) did not find itself first, but {answer['hits'][0]}")
-            table.add_row(f"picture of '{example['hits'][0]['label']}'", _told(answer), answer["release"], f"{sum(answer['timings_ms'].values()):.1f}")
+            table.add_row(
+                f"picture of '{example['hits'][0]['label']}'", _told(answer), answer["release"], f"{sum(answer['timings_ms'].values()):.1f}"
+            )
     Console().print(table)
 
 

@@ -36,7 +36,9 @@ def main(arguments: list[str]) -> None:
         try:
             run.registry.manifest(ref)
         except NotFound:
-            raise NotFound(f"{ref} is not in the registry {run.registry_at}; learn the run first: python jobs/train.py {given.config}") from None
+            raise NotFound(
+                f"{ref} is not in the registry {run.registry_at}; learn the run first: python jobs/train.py {given.config}"
+            ) from None
         previous = run.publish_release(task, ref, config.index, previous)
         progress.say(f"release {previous.id}: task {task.index + 1} under policy {config.index.policy}, merge {config.index.merge}")
     progress.close()

@@ -41,7 +41,14 @@ def main(arguments: list[str]) -> None:
     rows += [(trial["values"], trial["summary"], trial["error"]) for trial in out["trials"]]
     for values, summary, error in rows:
         cells = [_cell(values.get(key, "")) for key in keys]
-        table.add_row(*cells, *([error or "", "", "", ""] if summary is None else [_cell(summary.get(key)) for key in (sweep.metric, "old", "new", "forgetting")]))
+        table.add_row(
+            *cells,
+            *(
+                [error or "", "", "", ""]
+                if summary is None
+                else [_cell(summary.get(key)) for key in (sweep.metric, "old", "new", "forgetting")]
+            ),
+        )
     Console().print(table)
     print(f"best: {out['best']}, written to {settings().runs / sweep.name / 'best.yaml'}")
 

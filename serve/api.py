@@ -235,7 +235,7 @@ def _from_json(body: bytes) -> SearchQuery:
         asked = SearchRequest.model_validate_json(body)
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
-            raise Problem(400, f"the body is not JSON: {error.errors()[0]['ctx']['error']}") from None
+            raise Problem(400, f"the body is not JSON: {error.errors()[0].get('ctx', {}).get('error', 'not JSON')}") from None
         raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]) from None
     picture = None if asked.image is None else _decode_base64(asked.image)
     return _one_of(asked.text, picture, asked.id, asked.k, asked.filter, asked.partial_ok)

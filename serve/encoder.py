@@ -31,7 +31,7 @@ class Batcher(Generic[Q, A]):
     (Ray Serve's own batching holds a lone query back for its timeout.)
     """
 
-    def __init__(self, work: Callable[[list[Q]], Sequence[A]], max_batch: int) -> None:
+    def __init__(self, work: Callable[[list[Q]], Sequence[A | PerdureError]], max_batch: int) -> None:
         self._work = work
         self._max_batch = max_batch
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()

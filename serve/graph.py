@@ -46,4 +46,4 @@ def _deployment(replica: type, name: str, share: DeploymentArgs, args: ServeArgs
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": 5,
     }
-    return serve.deployment(replica).options(**options)
+    return serve.deployment(**options)(replica)

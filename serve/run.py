@@ -129,13 +129,9 @@ def _start_ray(address: str | None, num_cpus: int | None) -> None:
 
 def _serve_runs() -> bool:
     """Whether Serve is up on this Ray already."""
-    import ray
-    from ray.serve.context import _get_global_client
+    from ray import serve
 
-    assert ray.is_initialized()
-    with contextlib.suppress(Exception):
-        return _get_global_client(raise_if_no_controller_running=False) is not None
-    return False
+    return bool(serve.status().proxies)
 
 
 def _start_serve(host: str, port: int) -> None:

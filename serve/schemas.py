@@ -36,10 +36,10 @@ class DeploymentArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    num_replicas: int = Field(1, ge=1, le=1024)
-    num_cpus: float = Field(0.25, ge=0, description="logical CPUs that Ray sets aside for a replica; 0 = none")
-    max_ongoing_requests: int = Field(32, ge=1, description="requests a replica works on at once; more wait in its callers")
-    max_queued_requests: int = Field(512, ge=-1, description="waiting requests per caller before 503; -1 = no bound")
+    num_replicas: int = Field(default=1, ge=1, le=1024)
+    num_cpus: float = Field(default=0.25, ge=0, description="logical CPUs that Ray sets aside for a replica; 0 = none")
+    max_ongoing_requests: int = Field(default=32, ge=1, description="requests a replica works on at once; more wait in its callers")
+    max_queued_requests: int = Field(default=512, ge=-1, description="waiting requests per caller before 503; -1 = no bound")
 
 
 class ServeArgs(BaseModel):
@@ -47,18 +47,20 @@ class ServeArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    registry: str | None = Field(None, description="folder or URL; null = PERDURE_REGISTRY, else ./registry")
-    topology: Literal["fused", "sharded"] = Field("fused", description="one process for everything, or Gateway + Encoder + shards")
-    shards: int = Field(2, ge=1, le=256, description="S of the sharded topology: partition p is held by shard p mod S")
-    channel: str = Field("live", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the registry's channel that is followed")
-    poll_s: float = Field(1.0, gt=0, le=3600, description="seconds between two looks at the channel")
-    retire_after_s: float = Field(60.0, ge=0, description="an unused release is let go after this; longer than the longest request")
-    request_timeout_s: float = Field(30.0, gt=0, description="a call to the encoder or a shard is given up after this")
-    host: str = Field("127.0.0.1", description="address that HTTP listens on, as in http_options; beyond loopback, writes need a keys file")
-    keys_file: str | None = Field(None, description="file of API keys; null = PERDURE_KEYS, else none")
-    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="a larger request body is refused with 413")
-    threads: int = Field(1, ge=1, le=256, description="threads of torch and faiss in each replica")
-    max_batch: int = Field(32, ge=1, le=4096, description="queries that the sharded encoder embeds in one pass")
+    registry: str | None = Field(default=None, description="folder or URL; null = PERDURE_REGISTRY, else ./registry")
+    topology: Literal["fused", "sharded"] = Field(default="fused", description="one process for everything, or Gateway + Encoder + shards")
+    shards: int = Field(default=2, ge=1, le=256, description="S of the sharded topology: partition p is held by shard p mod S")
+    channel: str = Field(default="live", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the registry's channel that is followed")
+    poll_s: float = Field(default=1.0, gt=0, le=3600, description="seconds between two looks at the channel")
+    retire_after_s: float = Field(default=60.0, ge=0, description="an unused release is let go after this; longer than the longest request")
+    request_timeout_s: float = Field(default=30.0, gt=0, description="a call to the encoder or a shard is given up after this")
+    host: str = Field(
+        default="127.0.0.1", description="address that HTTP listens on, as in http_options; beyond loopback, writes need a keys file"
+    )
+    keys_file: str | None = Field(default=None, description="file of API keys; null = PERDURE_KEYS, else none")
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="a larger request body is refused with 413")
+    threads: int = Field(default=1, ge=1, le=256, description="threads of torch and faiss in each replica")
+    max_batch: int = Field(default=32, ge=1, le=4096, description="queries that the sharded encoder embeds in one pass")
     gateway: DeploymentArgs = DeploymentArgs()
     encoder: DeploymentArgs = DeploymentArgs()
     shard: DeploymentArgs = DeploymentArgs()
@@ -81,12 +83,14 @@ class SearchRequest(BaseModel):
         json_schema_extra={"examples": [{"text": "a striped circle in the snow", "k": 10}, {"id": "42", "filter": {"task": [0, 1]}}]},
     )
 
-    text: str | None = Field(None, max_length=4096, description="words to search by")
-    image: str | None = Field(None, description="base64 of an encoded picture (PNG, JPEG, WebP ...), with or without a data: prefix")
-    id: str | None = Field(None, max_length=4096, description="search for items similar to this one, which is left out of the hits")
-    k: int = Field(10, ge=1, le=MAX_K, strict=True, description="number of hits")
+    text: str | None = Field(default=None, max_length=4096, description="words to search by")
+    image: str | None = Field(
+        default=None, description="base64 of an encoded picture (PNG, JPEG, WebP ...), with or without a data: prefix"
+    )
+    id: str | None = Field(default=None, max_length=4096, description="search for items similar to this one, which is left out of the hits")
+    k: int = Field(default=10, ge=1, le=MAX_K, strict=True, description="number of hits")
     filter: dict[str, Any] = Field(default_factory=dict, description="equality on label, group, task, id or tags; a list means any of")
-    partial_ok: bool = Field(False, description="when a shard stays away: true = answer without it and say so, false = 503")
+    partial_ok: bool = Field(default=False, description="when a shard stays away: true = answer without it and say so, false = 503")
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +190,8 @@ class PromoteRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    force: bool = Field(False, description="promote although a gate refuses; the journal keeps who did it")
-    reason: str = Field("", max_length=1000, description="a line for the journal")
+    force: bool = Field(default=False, description="promote although a gate refuses; the journal keeps who did it")
+    reason: str = Field(default="", max_length=1000, description="a line for the journal")
 
 
 class State(BaseModel):

@@ -1,17 +1,17 @@
 """What can go wrong, as a user sees it. Every message says what was asked, what was found, and what to do.
 
-    PerdureError
-    |- ConfigError             a run's configuration: all problems of a file at once
-    |- DataError               a dataset: a missing file, a column, an image that does not decode, an empty class
-    |- RegistryError           the registry
-    |  |- NotFound             no such version, release or channel
-    |  |- Exists               create-once was asked of a key that exists
-    |  |- Conflict             a pointer moved between read and write (compare-and-swap lost)
-    |  '- Corrupt              bytes whose sha256 is not the manifest's
-    |- Incompatible            an encoder may not query this segment (promise 1 of the design)
-    |- NotLoaded               a serving replica lacks the release that a request is pinned to
-    |- GateRefused             a release failed a promotion gate
-    '- BadQuery                a search request that cannot be answered: nothing to search by, not an image, k out of range
+PerdureError
+|- ConfigError             a run's configuration: all problems of a file at once
+|- DataError               a dataset: a missing file, a column, an image that does not decode, an empty class
+|- RegistryError           the registry
+|  |- NotFound             no such version, release or channel
+|  |- Exists               create-once was asked of a key that exists
+|  |- Conflict             a pointer moved between read and write (compare-and-swap lost)
+|  '- Corrupt              bytes whose sha256 is not the manifest's
+|- Incompatible            an encoder may not query this segment (promise 1 of the design)
+|- NotLoaded               a serving replica lacks the release that a request is pinned to
+|- GateRefused             a release failed a promotion gate
+'- BadQuery                a search request that cannot be answered: nothing to search by, not an image, k out of range
 """
 
 __all__ = [

@@ -56,7 +56,9 @@ def claim(folder: Path, config: RunConfig) -> None:
         if fingerprint(earlier) != fingerprint(config):
             before, now = _flat(earlier.plain()), _flat(config.plain())
             changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-            lines = [f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed if not key.startswith(("workers.", "registry"))]
+            lines = [
+                f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed if not key.startswith(("workers.", "registry"))
+            ]
             raise ConfigError(
                 f"run '{config.name}' exists with another configuration in {folder}; choose another name=..., or remove that folder", lines
             )

@@ -24,7 +24,9 @@ _HITS = 6
 _CLASSES, _ITEMS = 8, 6  # of a Gram matrix
 
 
-def save_pictures(folder: Path, registry: Registry, prepared: Prepared, release_id: str, embeddings: Callable[[EncoderRef], SplitEmbeddings]) -> None:
+def save_pictures(
+    folder: Path, registry: Registry, prepared: Prepared, release_id: str, embeddings: Callable[[EncoderRef], SplitEmbeddings]
+) -> None:
     """Search the last release by a few test items of several tasks, and compare the last two encoders on the first task."""
     release = registry.release(release_id)
     retriever = Retriever.load(registry, release)

@@ -27,8 +27,8 @@ from perdure.identity import claim, fingerprint, first_task_fingerprint
 from perdure.index.segment import build_segment, load_segment
 from perdure.metrics import continual
 from perdure.metrics.retrieval import DEFINITIONS
-from perdure.pipeline import Learner, Prepared, Progress, SilentProgress
 from perdure.pictures import save_pictures
+from perdure.pipeline import Learner, Prepared, Progress, SilentProgress
 from perdure.records import EncoderRef, Release, SegmentRef, Task
 from perdure.registry.registry import Registry, open_registry
 from perdure.retrieval.evaluation import TASK_DEFINITIONS, SplitEmbeddings, embed_split, search_metrics, task_metrics
@@ -152,12 +152,15 @@ class StreamRun:
             meta = self.registry.manifest(other).meta
         except NotFound:
             raise ConfigError(
-                f"run '{self.config.name}'", [f"train.start_from={other.run}: no {other} in the registry {self.registry_at}; learn that run first"]
+                f"run '{self.config.name}'",
+                [f"train.start_from={other.run}: no {other} in the registry {self.registry_at}; learn that run first"],
             ) from None
         if meta["first_task"] != first_task_fingerprint(self.config):
             raise ConfigError(
                 f"run '{self.config.name}'",
-                [f"train.start_from={other.run}: the first task of that run differs (data, classes, encoder, ranking terms, training or seed)"],
+                [
+                    f"train.start_from={other.run}: its first task differs (data, classes, encoder, ranking terms, training or seed)"
+                ],
             )
         self.progress.say(f"task 1: taken over from {other}, whose first task is the same")
         meta = {**meta, "fingerprint": fingerprint(self.config), "config": self.config.plain(), "taken_over_from": str(other)}
@@ -263,9 +266,7 @@ class StreamRun:
 
     def _measure_search(self, release: Release, task: Task) -> dict[str, list[float | None]]:
         """Search everything indexed so far, under the release's policy and merge: one value for each task learned so far."""
-        segments = [
-            load_segment(self.registry.files(use.segment), ref=use.segment, made_by=use.made_by) for use in release.segments
-        ]
+        segments = [load_segment(self.registry.files(use.segment), ref=use.segment, made_by=use.made_by) for use in release.segments]
         vectors = {ref: self.embeddings(ref) for ref in release.encoders()}
         rows = [
             search_metrics(release, segments, vectors, learned, self.prepared.dataset.items)
@@ -300,7 +301,10 @@ class StreamRun:
                 for task, meta in zip(stream.tasks, metas, strict=True)
             ],
             "metrics": {name: {"matrix": matrix} for name, matrix in matrices.items()},
-            "search": {release.id: {"policy": release.policy, "merge": release.merge, "task": release.task, **release.metrics["search"]} for release in releases},
+            "search": {
+                release.id: {"policy": release.policy, "merge": release.merge, "task": release.task, **release.metrics["search"]}
+                for release in releases
+            },
             "summary": _summary(matrices, [meta["metrics"].get("unseen") for meta in metas]),
             "releases": [release.id for release in releases],
             "encoders": [str(ref) for ref in refs],

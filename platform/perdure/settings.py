@@ -1,10 +1,10 @@
 """Where we run, from the environment; what we run is in the config. The same YAML runs on a laptop and on Kubernetes.
 
-    PERDURE_REGISTRY   registry URL or folder, over the config's `registry`
-    PERDURE_RUNS       folder of run outputs (default: runs)
-    PERDURE_CACHE      folder of the decoded-image cache (default: ~/.cache/perdure)
-    PERDURE_KEYS       file with API keys; with it every route but health needs `Authorization: Bearer`
-    PERDURE_RAY        address of the Ray cluster (default: RAY_ADDRESS, else a local one)
+PERDURE_REGISTRY   registry URL or folder, over the config's `registry`
+PERDURE_RUNS       folder of run outputs (default: runs)
+PERDURE_CACHE      folder of the decoded-image cache (default: ~/.cache/perdure)
+PERDURE_KEYS       file with API keys; with it every route but health needs `Authorization: Bearer`
+PERDURE_RAY        address of the Ray cluster (default: RAY_ADDRESS, else a local one)
 """
 
 import os

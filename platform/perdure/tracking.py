@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["JsonlTracker", "NullTracker", "TensorBoardTracker", "Trackers", "Tracker"]
+__all__ = ["JsonlTracker", "NullTracker", "TensorBoardTracker", "Tracker", "Trackers"]
 
 
 class Tracker(Protocol):

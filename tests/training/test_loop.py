@@ -26,7 +26,14 @@ class Killed(Exception):
 
 
 def learn_second_task(
-    name: str, encoder: Encoder, task: TaskData, precision: Precision, *, checkpoints: FolderCheckpoints | None = None, kill_at: int | None = None, every: int = 0
+    name: str,
+    encoder: Encoder,
+    task: TaskData,
+    precision: Precision,
+    *,
+    checkpoints: FolderCheckpoints | None = None,
+    kill_at: int | None = None,
+    every: int = 0,
 ) -> TrainSummary:
     """The second task, from a parent that is `encoder`; `kill_at`: die after that many steps."""
     strategy = STRATEGIES.build(name, {})
@@ -65,7 +72,9 @@ def test_killed_and_resumed_equals_never_killed_bit_for_bit(
     assert resumed_summary.curves == whole_summary.curves
 
 
-def test_the_text_tower_learns_from_the_captions(toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision) -> None:
+def test_the_text_tower_learns_from_the_captions(
+    toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
+) -> None:
     encoder = toy_encoder(text=True)
     before = weights(encoder)
     strategy = STRATEGIES.build("fine_tune", {})
@@ -75,7 +84,9 @@ def test_the_text_tower_learns_from_the_captions(toy_encoder: Callable[..., Enco
     assert any(not torch.equal(before[name], value) for name, value in weights(encoder).items() if name.startswith("text."))
 
 
-def test_reads_exactly_the_rows_of_its_task(toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision) -> None:
+def test_reads_exactly_the_rows_of_its_task(
+    toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
+) -> None:
     task = toy_task(1)
     task.pixels.take(np.array([0]))  # an earlier read by somebody else is not this task's
     summary = learn_second_task("correlation", toy_encoder(), task, fp32)

@@ -63,7 +63,9 @@ def run_sweep(sweep: SweepConfig, progress: pipeline.Progress) -> dict[str, Any]
     trials = [_row(result, sweep) for result in results]
     good = [trial for trial in trials if trial["metric"] is not None]
     if not good:
-        raise PerdureError(f"sweep '{sweep.name}': all {len(trials)} trials failed; the first: {trials[0]['error'] if trials else 'none ran'}")
+        raise PerdureError(
+            f"sweep '{sweep.name}': all {len(trials)} trials failed; the first: {trials[0]['error'] if trials else 'none ran'}"
+        )
     good.sort(key=lambda trial: trial["metric"], reverse=sweep.mode == "max")
     out = {
         "name": sweep.name,
@@ -90,7 +92,9 @@ def _trial(space: dict[str, Any]) -> None:
     report = learn_stream(config, learner=_learner(config))
     value = report["summary"].get(sweep.metric)
     if value is None:
-        raise ConfigError(f"sweep '{sweep.name}'", [f"metric: the report's summary has no '{sweep.metric}'; it has {', '.join(report['summary'])}"])
+        raise ConfigError(
+            f"sweep '{sweep.name}'", [f"metric: the report's summary has no '{sweep.metric}'; it has {', '.join(report['summary'])}"]
+        )
     tune.report({sweep.metric: float(value), "run": name, "summary": json.dumps(report["summary"])})
 
 
@@ -99,7 +103,13 @@ def _row(result: Any, sweep: SweepConfig) -> dict[str, Any]:
     if result.error is not None:
         return {"name": None, "values": values, "metric": None, "summary": None, "error": str(result.error).strip().splitlines()[-1]}
     metrics = result.metrics
-    return {"name": metrics["run"], "values": values, "metric": metrics[sweep.metric], "summary": json.loads(metrics["summary"]), "error": None}
+    return {
+        "name": metrics["run"],
+        "values": values,
+        "metric": metrics[sweep.metric],
+        "summary": json.loads(metrics["summary"]),
+        "error": None,
+    }
 
 
 def _learner(config: RunConfig) -> pipeline.Learner:

@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def ray_cluster(config: RunConfig) -> Iterator[None]:
+def ray_cluster(config: RunConfig) -> Generator[None]:
     """Attach to the cluster that the environment names, or start a local one big enough for the run and stop it at the end."""
     if ray.is_initialized():
         yield
@@ -138,7 +138,7 @@ def _report(metrics: dict[str, Any], folder: Path) -> None:
 
 
 @contextmanager
-def _followed(log_file: Path, task_index: int, progress: pipeline.Progress) -> Iterator[None]:
+def _followed(log_file: Path, task_index: int, progress: pipeline.Progress) -> Generator[None]:
     """Drive the progress bar from the JSONL that rank 0 writes, where the driver can see that file."""
     over = threading.Event()
 

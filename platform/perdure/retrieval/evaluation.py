@@ -25,7 +25,7 @@ TASK_DEFINITIONS = {
     "t2i_recall@k": "Text to image inside the task's own test split: each caption has one relevant picture, the one it was written for.",
     "i2t_recall@k": "Image to text inside the task's own test split: a hit is any of the picture's own captions.",
     "search_recall@k": "Image to image by class label over everything that the release has indexed, leave-one-out, under its index policy.",
-    "search_t2i_recall@k": "Text to image over everything that the release has indexed: the hit is the picture the caption was written for.",
+    "search_t2i_recall@k": "Text to image over everything that the release has indexed; a hit is the picture the caption was written for.",
 }
 _BATCH = 256
 

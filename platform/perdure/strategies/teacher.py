@@ -31,7 +31,10 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> dict[str, Tensor]:
-        """Its embeddings of a batch, before normalisation; see `Strategy.observe`. Words newer than it are unknown words to its text tower."""
+        """Its embeddings of a batch, before normalisation; see `Strategy.observe`.
+
+        Words that came after the teacher's time are unknown words to its text tower.
+        """
         self._follow(batch.images)
         image, text = self._encoder(batch.images, batch.tokens)
         return {"teacher_image": image} if text is None else {"teacher_image": image, "teacher_text": text}

@@ -14,6 +14,7 @@ Letters: B rows of the global batch, W workers, D embedding.
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -103,7 +104,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, edges: list[int], rank: int) -> Tensor:
-        lengths = [end - start for start, end in zip(edges[:-1], edges[1:], strict=True)]
+        lengths = [end - start for start, end in pairwise(edges)]
         assert len(rows) == lengths[rank], f"worker {rank} embedded {len(rows)} rows of its slice of {lengths[rank]}"
         ctx.edges, ctx.rank = edges, rank
         padded = rows.new_zeros((max(lengths), *rows.shape[1:]))

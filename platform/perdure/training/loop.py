@@ -37,7 +37,6 @@ __all__ = ["TaskData", "TrainSummary", "train_task"]
 log = logging.getLogger(__name__)
 
 
-
 @dataclass(frozen=True, eq=False)
 class TaskData:
     """What a task may read while it is learned: its own rows, nothing else."""
@@ -94,7 +93,9 @@ def train_task(
     precision = precision or resolve_precision("auto")
     checkpoints = checkpoints or NoCheckpoints()
     tracker = tracker or NullTracker()
-    sampler = PKSampler(data.labels, batch_size=schedule.batch_size, per_class=schedule.per_class, seed=random_seed(schedule.seed, task_index))
+    sampler = PKSampler(
+        data.labels, batch_size=schedule.batch_size, per_class=schedule.per_class, seed=random_seed(schedule.seed, task_index)
+    )
     num_steps = schedule.epochs * sampler.steps_per_epoch
     if schedule.max_steps is not None:
         num_steps = min(num_steps, schedule.max_steps)
