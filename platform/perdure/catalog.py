@@ -101,6 +101,15 @@ class Catalog(Mapping[str, Callable[..., T]], Generic[T]):
         checked = schema.model_validate(dict(options))
         return {field: getattr(checked, field) for field in schema.model_fields}
 
+    def plain(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with defaults filled in, as plain data: what a manifest keeps, so that a later default changes no earlier run.
+
+        Raises:
+            ConfigError: as `resolve`.
+        """
+        self.resolve(name, options)
+        return self.schema(name).model_validate(dict(options)).model_dump(mode="json")
+
     def build(self, name: str, options: Mapping[str, Any], *given: Any) -> T:
         """Construct a part from its name, its options (checked) and the positional parts that the caller supplies."""
         return self[name](*given, **self.resolve(name, options))

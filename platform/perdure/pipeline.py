@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from perdure.config import RunConfig
+from perdure.config import RunConfig, parse
 from perdure.data import DATASETS
 from perdure.data.dataset import Dataset
 from perdure.data.pixels import Pixels, open_pixels
@@ -55,6 +55,7 @@ __all__ = [
     "parent_of",
     "prepare",
     "registry_url",
+    "resolved",
 ]
 
 log = logging.getLogger(__name__)
@@ -117,15 +118,34 @@ def check(config: RunConfig) -> list[str]:
     return [problem for at, catalog, part in parts for problem in catalog.problems(part.name, part.options, at)]
 
 
+def resolved(config: RunConfig) -> RunConfig:
+    """The same run with every option of every part written out.
+
+    Raises:
+        ConfigError: unknown parts or options, all at once.
+    """
+    problems = check(config)
+    if problems:
+        raise ConfigError(f"run '{config.name}'", problems)
+    plain = config.plain()
+    for holder, key, catalog in (
+        (plain["stream"], "dataset", DATASETS),
+        (plain["stream"], "kind", STREAMS),
+        (plain, "encoder", ENCODERS),
+        (plain, "strategy", STRATEGIES),
+    ):
+        name = holder[key].pop("name")
+        holder[key] = {"name": name, **catalog.plain(name, holder[key])}
+    return parse(plain, source=f"run '{config.name}'")
+
+
 def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
     """Open the dataset, decode it once into the cache, cut the stream.
 
     Raises:
         ConfigError: unknown parts or options, all at once. DataError: the data is not what the config says.
     """
-    problems = check(config)
-    if problems:
-        raise ConfigError(f"run '{config.name}'", problems)
+    config = resolved(config)
     silent = progress or SilentProgress()
     dataset = DATASETS.build(config.stream.dataset.name, config.stream.dataset.options)
     if len(dataset.items) == 0:

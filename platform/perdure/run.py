@@ -77,9 +77,7 @@ class StreamRun:
     def open(cls, config: RunConfig, progress: Progress | None = None) -> "StreamRun":
         """Check the config, take the run's name, prepare the data."""
         progress = progress or SilentProgress()
-        problems = pipeline.check(config)
-        if problems:
-            raise ConfigError(f"run '{config.name}'", problems)
+        config = pipeline.resolved(config)
         folder = settings().runs / config.name
         claim(folder, config)
         registry_at = pipeline.registry_url(config)
