@@ -8,7 +8,7 @@ from typing import Any
 from perdure.config import RunConfig, parse
 from perdure.errors import ConfigError
 
-__all__ = ["claim", "fingerprint", "first_task_fingerprint"]
+__all__ = ["claim", "fingerprint", "first_task_fingerprint", "refuse_other"]
 
 
 def fingerprint(config: RunConfig) -> str:
@@ -44,12 +44,18 @@ def first_task_fingerprint(config: RunConfig) -> str:
 
 
 def claim(folder: Path, config: RunConfig) -> None:
-    """Take a run's name: the first run of a name leaves its config, later ones must have the same.
+    """Take a run's name: the first run of a name leaves its config, later ones must have the same (see `refuse_other`)."""
+    refuse_other(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config.plain(), indent=1))
+
+
+def refuse_other(folder: Path, config: RunConfig) -> None:
+    """Let a run pass whose name is free, or taken by the same configuration.
 
     Raises:
         ConfigError: the name is taken by another configuration; every key that differs is told.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
     if path.exists():
         earlier = parse(json.loads(path.read_text()))
@@ -57,12 +63,13 @@ def claim(folder: Path, config: RunConfig) -> None:
             before, now = _flat(earlier.plain()), _flat(config.plain())
             changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
             lines = [
-                f"{key}: was {before.get(key)!r}, now {now.get(key)!r}" for key in changed if not key.startswith(("workers.", "registry"))
+                f"{key}: was {before.get(key)!r}, now {now.get(key)!r}"
+                for key in changed
+                if not key.startswith(("workers.", "registry", "index."))
             ]
             raise ConfigError(
                 f"run '{config.name}' exists with another configuration in {folder}; choose another name=..., or remove that folder", lines
             )
-    path.write_text(json.dumps(config.plain(), indent=1))
 
 
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -23,7 +23,7 @@ from perdure.config import IndexConfig, RunConfig
 from perdure.encoders import load_encoder
 from perdure.encoders.encoder import Encoder
 from perdure.errors import ConfigError, NotFound, PerdureError
-from perdure.identity import claim, fingerprint, first_task_fingerprint
+from perdure.identity import claim, fingerprint, first_task_fingerprint, refuse_other
 from perdure.index.segment import build_segment, load_segment
 from perdure.metrics import continual
 from perdure.metrics.retrieval import DEFINITIONS
@@ -79,10 +79,15 @@ class StreamRun:
         progress = progress or SilentProgress()
         config = pipeline.resolved(config)
         folder = settings().runs / config.name
-        claim(folder, config)
+        refuse_other(folder, config)  # before the data is decoded; the name is taken only when the data is good
         registry_at = pipeline.registry_url(config)
         registry = open_registry(registry_at)
         prepared = pipeline.prepare(config, progress)
+        claim(folder, config)
+        bad = prepared.pixels.bad
+        if bad:
+            count = "1 item" if len(bad) == 1 else f"{len(bad)} items"
+            progress.say(f"{count} skipped (stream.on_bad_item=skip), listed in report.json; the first: {bad[0].where}: {bad[0].why}")
         return cls(config, folder, registry_at, registry, prepared, progress)
 
     # -- one task ---------------------------------------------------------------------------------------------------------
@@ -156,9 +161,7 @@ class StreamRun:
         if meta["first_task"] != first_task_fingerprint(self.config):
             raise ConfigError(
                 f"run '{self.config.name}'",
-                [
-                    f"train.start_from={other.run}: its first task differs (data, classes, encoder, ranking terms, training or seed)"
-                ],
+                [f"train.start_from={other.run}: its first task differs (data, classes, encoder, ranking terms, training or seed)"],
             )
         self.progress.say(f"task 1: taken over from {other}, whose first task is the same")
         meta = {**meta, "fingerprint": fingerprint(self.config), "config": self.config.plain(), "taken_over_from": str(other)}
