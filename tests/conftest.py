@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_AUTH_MODE"] = "disabled"  # ray.init() would otherwise write ~/.ray/auth_token and later clusters would ask for it
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves its workers beside anything else that computes
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 

@@ -26,7 +26,6 @@ SMALL = {
     },
     "encoder": {"name": "small_resnet", "image_size": 24, "width": 4, "embedding_dim": 16},
     "train": {"epochs": 2, "batch_size": 24, "per_class": 6, "precision": "fp32", "checkpoint_every": 3},
-    "index": {"policy": "versioned"},
     "registry": "registry",
 }
 

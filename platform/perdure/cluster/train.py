@@ -42,7 +42,7 @@ def ray_cluster(config: RunConfig) -> Generator[None]:
         ray.init(address=address, log_to_driver=True)
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback; clusters set their own mode
-        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves its workers beside anything else that computes
         cpus = max(os.cpu_count() or 1, round(config.workers.num * config.workers.cpus + 0.5))
         ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     try:
@@ -83,7 +83,8 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
             storage_path=str((run_folder / "ray").resolve()),
             failure_config=train.FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),
-            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+            # Threads that spin while they wait for each other cost a busy machine more than they save an idle one.
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}},
         ),
     )
     with _followed(run_folder / "log.jsonl", task_index, progress):
