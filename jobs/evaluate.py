@@ -1,6 +1,6 @@
 """Compare runs: old and new tasks, average, forgetting, gap closed; writes `comparison.json` and `comparison.html`.
 
-    python jobs/evaluate.py RUN RUN ... [--out runs]
+    python jobs/evaluate.py RUN RUN ... [--metric map] [--out runs]
 
 RUN is the name of a run under `runs/`, or a folder with a report.json. Gap closed needs a fine_tune and a joint run among them.
 """
@@ -21,12 +21,13 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="jobs/evaluate.py", description="Compare runs in one table.")
     parser.add_argument("runs", nargs="+", help="names of runs, or folders with a report.json")
     parser.add_argument("--out", default=None, help="where comparison.json goes (default: the runs folder)")
+    parser.add_argument("--metric", default=None, help="such as map or t2i_recall@10 (default: the first run's main metric)")
     given = parser.parse_args(arguments)
     reports = [_report(name) for name in given.runs]
     folder = Path(given.out) if given.out else settings().runs
     folder.mkdir(parents=True, exist_ok=True)
     report.write_comparison(reports, folder)
-    _, text = report.comparison_table(reports)
+    _, text = report.comparison_table(reports, given.metric)
     print(text)
     print(f"written: {folder / 'comparison.json'}")
 

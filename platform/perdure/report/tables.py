@@ -26,18 +26,21 @@ from perdure.report.reading import (
 __all__ = ["comparison_table", "summary_table"]
 
 
-def comparison_table(reports: Sequence[Report]) -> tuple[list[dict[str, Any]], str]:
-    """Runs on one stream side by side, as plain data and as text, by the first run's main metric.
+def comparison_table(reports: Sequence[Report], metric: str | None = None) -> tuple[list[dict[str, Any]], str]:
+    """Runs on one stream side by side, as plain data and as text, by a metric (None: the first run's main metric).
 
     `gap_closed` needs a fine_tune and a joint run among them, `kept` only fine_tune: the share of what fine-tuning loses on old tasks
     (from when each was learned to the end) that a method keeps. Fractions in the data, percent in the text.
 
     Raises:
-        DataError: no reports, or the first holds no metric.
+        DataError: no reports, or one of them does not hold the metric.
     """
     if not reports:
         raise DataError("there is no run to compare; name at least one")
-    metric = main_metric(reports[0])
+    metric = metric or main_metric(reports[0])
+    for report in reports:
+        if metric not in report["metrics"]:
+            raise DataError(f"run '{report['name']}' has no metric '{metric}'; it has {', '.join(report['metrics'])}")
     finetune, joint = first_with(reports, "fine_tune"), first_with(reports, "joint")
     lower = None if finetune is None else summary_of(finetune, metric).get("old")
     upper = None if joint is None else summary_of(joint, metric).get("old")
