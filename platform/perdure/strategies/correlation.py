@@ -33,7 +33,7 @@ class CorrelationDistillation:
     def __init__(
         self,
         *,
-        weight: Weight = 10.0,
+        weight: Weight = 1.0,
         temperature: PositiveFloat = 0.1,
         diagonal: Diagonal = "drop",
         ranking: Ranking = DEFAULT_RANKING,

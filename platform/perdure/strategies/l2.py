@@ -28,7 +28,7 @@ class L2Distillation:
     reads_earlier_tasks = False
     restarts = False
 
-    def __init__(self, *, weight: Weight = 10.0, ranking: Ranking = DEFAULT_RANKING) -> None:
+    def __init__(self, *, weight: Weight = 2.0, ranking: Ranking = DEFAULT_RANKING) -> None:
         self._weight = weight
         self._ranking = ranking
         self._class_ids: Tensor | None = None
