@@ -35,8 +35,6 @@ from perdure.settings import settings  # noqa: E402
 from serve.run import start, stop  # noqa: E402
 from serve.schemas import ServeArgs  # noqa: E402
 
-TEXTS = ("a striped blue circle left of a star", "a dotted red triangle in the snow", "a checked green square at night")
-
 
 def main(arguments: list[str]) -> None:
     """The command line."""
@@ -79,13 +77,15 @@ def main(arguments: list[str]) -> None:
 def _search(url: str, folder: Path) -> None:
     """Ask over HTTP, by text and by pictures of the gallery; print what came back."""
     table = Table(title="searches over HTTP: POST /v1/search")
-    for column in ("query", "first hits (label, score, encoder)", "release", "ms"):
+    for column in ("query", "first hits (caption, score, encoder)", "release", "ms"):
         table.add_column(column)
     with httpx.Client(base_url=url, timeout=60) as client:
-        for text in TEXTS:
-            answer = _ok(client.post("/v1/search", json={"text": text, "k": 5}))
+        examples = json.loads((folder / "examples.json").read_text())
+        captions = [one["text"] for one in examples if one["kind"] == "text"][::2]
+        for text in (*captions, "a striped blue circle left of a star"):
+            answer = _ok(client.post("/v1/search", json={"text": text, "k": 10}))
             table.add_row(f'text "{text}"', _told(answer), answer["release"], f"{sum(answer['timings_ms'].values()):.1f}")
-        for example in [one for one in json.loads((folder / "examples.json").read_text()) if one["kind"] == "image"][::2]:
+        for example in [one for one in examples if one["kind"] == "image"][::2]:
             hit = example["hits"][0]["id"]
             picture = client.get(f"/v1/items/{hit}/image").raise_for_status().content
             answer = _ok(client.post("/v1/search", files={"image": ("query.png", picture)}, data={"k": "5"}))
@@ -107,7 +107,7 @@ def _ok(response: httpx.Response) -> dict[str, Any]:
 
 
 def _told(answer: dict[str, Any]) -> str:
-    return ", ".join(f"{hit['label']} {hit['score']:.2f} {hit['encoder'].rpartition('@')[2]}" for hit in answer["hits"][:3])
+    return "\n".join(f"{hit['text'] or hit['label']}  {hit['score']:.2f} {hit['encoder'].rpartition('@')[2]}" for hit in answer["hits"][:3])
 
 
 def _fine_tune(config: RunConfig) -> dict[str, Any]:

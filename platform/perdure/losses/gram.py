@@ -15,7 +15,7 @@ __all__ = ["Diagonal", "cross_modal_gram_kl", "gram_kl"]
 Diagonal = Literal["drop", "keep"]
 
 
-def gram_kl(teacher: Tensor, student: Tensor, *, temperature: float = 0.1, diagonal: Diagonal = "drop") -> Tensor:
+def gram_kl(teacher: Tensor, student: Tensor, *, temperature: float = 0.5, diagonal: Diagonal = "drop") -> Tensor:
     """Kullback-Leibler divergence between the softmax rows of the teacher's and the student's Gram matrix (6.4, 6.5).
 
         G = F F^T,        L = (1/B) sum_i  KL( softmax(G_old[i] / tau)  ||  softmax(G_new[i] / tau) )
@@ -26,7 +26,7 @@ def gram_kl(teacher: Tensor, student: Tensor, *, temperature: float = 0.1, diago
     Args:
         teacher: (B, D) F_old, rows of unit length; no gradient flows into it. Its D may differ from the student's.
         student: (B, D) F_new, rows of unit length.
-        temperature: tau > 0, in units of an inner product. Rows of cosines are almost flat at 1; 0.1 looks at near neighbours.
+        temperature: tau > 0, in units of an inner product. Rows of cosines are almost flat at 1; at 0.1 only near neighbours count.
         diagonal: "drop" leaves out G[i, i]. It is 1 for every unit row, so it teaches nothing, yet at a small tau it takes most of
             the softmax (a share that shrinks with B) and the neighbours get the rest. "keep" is the equation as printed.
     Returns:
@@ -53,7 +53,7 @@ def cross_modal_gram_kl(
     student_image: Tensor,
     student_text: Tensor,
     *,
-    temperature: float = 0.1,
+    temperature: float = 0.5,
     diagonal: Diagonal = "drop",
 ) -> Tensor:
     """The mean of the divergence (6.5) over four Gram matrices: image-image, text-text, image-text and text-image.
