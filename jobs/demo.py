@@ -9,6 +9,7 @@ stopped again.
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import socket
@@ -50,6 +51,7 @@ def main(arguments: list[str]) -> None:
     _start_over(config, beside)
     # Replicas import `serve.*` from the repository.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     progress = ConsoleProgress()
     learner = learn_with_ray if config.workers.num else learn_here
     with ray_cluster(config):
