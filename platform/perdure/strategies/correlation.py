@@ -26,7 +26,7 @@ class CorrelationDistillation:
 
     Deviations: a classifier term in the ranking (weight 0 gives the thesis's objective); a temperature, see `gram_kl`. At 0.1 a row
     is about its nearest neighbours, which among new classes are the ones to be told apart: the same protection cost more of the new
-    task than at 0.5, on CIFAR-100 and on scenes (docs/reproductions.md).
+    task than at 0.5, on CIFAR-100 and on scenes (docs/reproductions.md); the weight belongs to that temperature (the thesis: 10 at 1).
     """
 
     reads_earlier_tasks = False
@@ -35,7 +35,7 @@ class CorrelationDistillation:
     def __init__(
         self,
         *,
-        weight: Weight = 10.0,
+        weight: Weight = 30.0,
         temperature: PositiveFloat = 0.5,
         diagonal: Diagonal = "drop",
         ranking: Ranking = DEFAULT_RANKING,
