@@ -35,7 +35,7 @@ class CorrelationDistillation:
     def __init__(
         self,
         *,
-        weight: Weight = 30.0,
+        weight: Weight = 37.0,
         temperature: PositiveFloat = 0.5,
         diagonal: Diagonal = "drop",
         ranking: Ranking = DEFAULT_RANKING,
