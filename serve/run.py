@@ -125,7 +125,7 @@ def _start_ray(address: str | None, num_cpus: int | None) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves its workers beside anything else that computes
-    ray.init(num_cpus=num_cpus or max(4, os.cpu_count() or 4), include_dashboard=False, _node_ip_address="127.0.0.1", **common)
+    ray.init("local", num_cpus=num_cpus or max(4, os.cpu_count() or 4), include_dashboard=False, _node_ip_address="127.0.0.1", **common)
 
 
 def _serve_runs() -> bool:

@@ -38,6 +38,7 @@ def ray_session() -> Iterator[None]:
         os.environ.pop(name, None)
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
     ray.init(
+        "local",  # never a cluster that runs on this machine already
         num_cpus=4,
         include_dashboard=False,
         _node_ip_address="127.0.0.1",

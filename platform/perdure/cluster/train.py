@@ -44,7 +44,8 @@ def ray_cluster(config: RunConfig) -> Generator[None]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback; clusters set their own mode
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves its workers beside anything else that computes
         cpus = max(os.cpu_count() or 1, round(config.workers.num * config.workers.cpus + 0.5))
-        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        # "local": with no address Ray would join whatever cluster runs here, or ran here and left its address behind.
+        ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     try:
         yield
     finally:
