@@ -13,6 +13,7 @@ from perdure.records import Batch, Embedded
 from perdure.strategies import STRATEGIES, Strategy
 
 DISTILLERS = {"lwf": "lwf", "l2": "l2", "correlation": "correlation"}
+UNBOUNDED: dict[str, dict[str, object]] = {"correlation": {"max_share": None}}  # the distilled term by itself
 WORDS = ["red", "blue", "green", "grey", "pink", "cyan"]
 
 
@@ -214,7 +215,7 @@ def test_a_batch_without_what_the_teacher_said_is_refused(name: str) -> None:
 def test_the_distilled_term_pulls_the_student_back_to_its_teacher(name: str, text: bool) -> None:
     encoder = new_encoder(text=text)
     learn(STRATEGIES.build("fine_tune", {}), encoder, 0, steps=6)
-    strategy = STRATEGIES.build(name, {})
+    strategy = STRATEGIES.build(name, UNBOUNDED.get(name, {}))
     strategy.begin_task(encoder, 1, torch.arange(3))
     batch = toy_batch(encoder, 0)
     raw_image = encoder(batch.images, batch.tokens)[0].detach()
@@ -272,7 +273,7 @@ def test_after_a_task_the_student_agrees_with_its_teacher_more_than_a_fine_tuned
     def disagreement(learned_by: str) -> float:
         student = copy.deepcopy(parent)
         learn(STRATEGIES.build(learned_by, {}), student, 1, steps=15)
-        judge = STRATEGIES.build(name, {"weight": 1})
+        judge = STRATEGIES.build(name, {"weight": 1} | UNBOUNDED.get(name, {}))
         judge.begin_task(parent, 1, torch.arange(3, 6))
         return judge.loss_terms(student, embed(student, judge, toy_batch(student, 1, seed=99)))[DISTILLERS[name]].item()
 
@@ -290,3 +291,22 @@ def test_a_misspelt_or_impossible_option_is_refused_by_name() -> None:
         STRATEGIES.build("l2", {"weight": -1})
     with pytest.raises(ConfigError, match=r"ranking.margn: no such option"):
         STRATEGIES.build("lwf", {"ranking": {"margn": 0.1}})
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["images", "images and text"])
+def test_a_huge_weight_takes_no_more_than_its_share_of_the_pull(text: bool) -> None:
+    encoder = new_encoder(text=text)
+    learn(STRATEGIES.build("fine_tune", {}), encoder, 0, steps=3)
+    strategy = STRATEGIES.build("correlation", {"weight": 1e4, "max_share": 0.5})
+    strategy.begin_task(encoder, 1, torch.arange(3, 6))
+    learn(STRATEGIES.build("fine_tune", {}), encoder, 1, steps=3)
+    batch = embed(encoder, strategy, toy_batch(encoder, 1))
+    terms = strategy.loss_terms(encoder, batch)
+    embeddings = [batch.image] if batch.text is None else [batch.image, batch.text]
+
+    def pull(loss: Tensor) -> float:
+        gradients = torch.autograd.grad(loss, embeddings, retain_graph=True)
+        return float(sum(gradient.square().sum() for gradient in gradients) ** 0.5)
+
+    distilled = terms.pop("correlation")
+    assert pull(distilled) == pytest.approx(0.5 * pull(torch.stack(list(terms.values())).sum()), rel=1e-4)

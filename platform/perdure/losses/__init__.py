@@ -4,6 +4,7 @@ from perdure.losses.classification import cross_entropy_over, softened_cross_ent
 from perdure.losses.displacement import l2_distance
 from perdure.losses.gram import Diagonal, cross_modal_gram_kl, gram_kl
 from perdure.losses.pairs import PairMining, bidirectional_triplet
+from perdure.losses.share import within_share
 from perdure.losses.triplet import Mining, batch_triplet
 from perdure.losses.unit import inner_products, unit_rows
 
@@ -20,4 +21,5 @@ __all__ = [
     "l2_distance",
     "softened_cross_entropy",
     "unit_rows",
+    "within_share",
 ]

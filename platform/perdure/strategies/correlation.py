@@ -5,10 +5,11 @@ Chen, "Continual and cross-modal retrieval" (PhD thesis, Leiden 2021), ch. 6, Eq
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from perdure.encoders.encoder import Encoder
-from perdure.losses import Diagonal, cross_modal_gram_kl, gram_kl, unit_rows
+from perdure.losses import Diagonal, cross_modal_gram_kl, gram_kl, unit_rows, within_share
 from perdure.records import Batch, Embedded
 from perdure.strategies.ranking import DEFAULT_RANKING, PositiveFloat, Ranking, Weight
 from perdure.strategies.strategy import refuse_state
@@ -24,9 +25,11 @@ class CorrelationDistillation:
     neighbourhoods, not coordinates: the embedding space may turn as a whole, so re-embed the gallery or query it by the encoder
     that made it.
 
-    Deviations: a classifier term in the ranking (weight 0 gives the thesis's objective); a temperature, see `gram_kl`. At 0.1 a row
-    is about its nearest neighbours, which among new classes are the ones to be told apart: the same protection cost more of the new
-    task than at 0.5, on CIFAR-100 and on scenes (docs/reproductions.md); the weight belongs to that temperature (the thesis: 10 at 1).
+    Deviations: a classifier term in the ranking (weight 0 gives the thesis's objective); the pull of the distilled term on the
+    embeddings is at most `max_share` of that of the ranking terms (None: no bound, as in the thesis), because the weight that
+    protects one stream freezes another, see `within_share`; a temperature, see `gram_kl`. At 0.1 a row is about its nearest
+    neighbours, which among new classes are the ones to be told apart: the same protection cost more of the new task than at 0.5, on
+    CIFAR-100 and on scenes (docs/reproductions.md). The weight belongs to the temperature (the thesis: 10 at 1).
     """
 
     reads_earlier_tasks = False
@@ -37,11 +40,13 @@ class CorrelationDistillation:
         *,
         weight: Weight = 37.0,
         temperature: PositiveFloat = 0.5,
+        max_share: Weight | None = 0.25,
         diagonal: Diagonal = "drop",
         ranking: Ranking = DEFAULT_RANKING,
     ) -> None:
         self._weight = weight
         self._temperature = temperature
+        self._max_share = max_share
         self._diagonal: Diagonal = diagonal
         self._ranking = ranking
         self._class_ids: Tensor | None = None
@@ -60,7 +65,7 @@ class CorrelationDistillation:
         """The ranking terms and, from the second task on, `correlation`."""
         terms = self._ranking.terms(encoder, batch, self._class_ids)
         if self._teacher is not None:
-            terms["correlation"] = self._weight * self._divergence(batch)
+            terms["correlation"] = self._bounded(self._weight * self._divergence(batch), terms, batch)
         return terms
 
     def end_task(self, encoder: Encoder) -> None:
@@ -74,6 +79,12 @@ class CorrelationDistillation:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Only the empty state fits."""
         refuse_state("correlation", state)
+
+    def _bounded(self, distilled: Tensor, terms: Mapping[str, Tensor], batch: Embedded) -> Tensor:
+        if self._max_share is None:
+            return distilled
+        embeddings = [batch.image] if batch.text is None else [batch.image, batch.text]
+        return within_share(distilled, torch.stack(list(terms.values())).sum(), embeddings, share=self._max_share)
 
     def _divergence(self, batch: Embedded) -> Tensor:
         units = [(unit_rows(teacher), unit_rows(student)) for teacher, student in taught_pairs(batch)]
