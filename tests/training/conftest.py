@@ -19,7 +19,7 @@ def fp32() -> Precision:
     return Precision("fp32", torch.device("cpu"), channels_last=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_pixels() -> Pixels:
     draw = np.random.default_rng(0)
     means = draw.integers(40, 200, size=(8, 1, 1, 3))
@@ -27,7 +27,7 @@ def toy_pixels() -> Pixels:
     return Pixels(np.clip(means[np.arange(96) % 8] + noise, 0, 255).astype(np.uint8))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_task(toy_pixels: Pixels) -> Callable[..., TaskData]:
     def make(index: int, *, text: bool = False) -> TaskData:
         rows = np.flatnonzero(np.arange(96) % 8 // 4 == index).astype(np.int64)
@@ -37,7 +37,7 @@ def toy_task(toy_pixels: Pixels) -> Callable[..., TaskData]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_encoder() -> Callable[..., Encoder]:
     def make(*, text: bool = False, classes: int = 4) -> Encoder:
         options = {"image_size": 16, "width": 4, "embedding_dim": 8, "text": {"name": "bilstm", "dropout": 0.3} if text else "none"}

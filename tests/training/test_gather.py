@@ -40,32 +40,46 @@ def learn(name: str, encoder: Encoder, task: TaskData, workers: Workers) -> tupl
     return encoder, summary.read, summary.terms
 
 
-def in_process(rank: int, num: int, port: int, name: str, encoder: Encoder, task: TaskData, folder: str) -> None:
+def in_process(rank: int, num: int, port: int, names: list[str], encoder: Encoder, task: TaskData, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=num)
-    mine = copy.deepcopy(encoder)  # what arrives through torch.multiprocessing shares its memory with the parent and the siblings
-    encoder, read, terms = learn(name, mine, task, Distributed())
-    save_file({key: value.contiguous() for key, value in encoder.state_dict().items()}, f"{folder}/{rank}.safetensors")
-    Path(folder, f"{rank}.json").write_text(json.dumps({"read": sorted(read), "terms": terms}))
+    for name in names:
+        mine = copy.deepcopy(encoder)  # what arrives through torch.multiprocessing shares its memory with the parent and the siblings
+        learned, read, terms = learn(name, mine, task, Distributed())
+        save_file({key: value.contiguous() for key, value in learned.state_dict().items()}, f"{folder}/{name}-{num}-{rank}.safetensors")
+        Path(folder, f"{name}-{num}-{rank}.json").write_text(json.dumps({"read": sorted(read), "terms": terms}))
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("name", "num"), [*((name, 2) for name in STRATEGIES), ("correlation", 3)])  # 3: slices of unequal length
-def test_workers_do_not_change_loss_gradient_or_weights(
-    name: str, num: int, tmp_path: Path, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]
-) -> None:
-    task, parent = toy_task(1, text=num == 2), toy_encoder(text=num == 2)
+def second_task(num: int, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]) -> tuple[Encoder, TaskData]:
+    """With text for two workers, without for three."""
+    parent = toy_encoder(text=num == 2)
     for module in parent.modules():  # every worker draws its own dropout; without it the mathematics must agree
         if hasattr(module, "dropout") and isinstance(module.dropout, float):
             module.dropout = 0.0
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    alone, read, terms = learn(name, copy.deepcopy(parent), task, ALONE)
-    multiprocessing.spawn(in_process, args=(num, free_port(), name, parent, task, str(tmp_path)), nprocs=num)
+    return parent, toy_task(1, text=num == 2)
+
+
+@pytest.fixture(scope="module")
+def by_workers(tmp_path_factory: pytest.TempPathFactory, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]) -> Path:
+    """The folder with what the workers of each number learned: two by every strategy, three (slices of unequal length) by one."""
+    folder = tmp_path_factory.mktemp("workers")
+    for num, names in ((2, list(STRATEGIES)), (3, ["correlation"])):
+        multiprocessing.spawn(in_process, args=(num, free_port(), names, *second_task(num, toy_encoder, toy_task), str(folder)), nprocs=num)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "num"), [*((name, 2) for name in STRATEGIES), ("correlation", 3)])
+def test_workers_do_not_change_loss_gradient_or_weights(
+    name: str, num: int, by_workers: Path, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]
+) -> None:
+    alone, read, terms = learn(name, *second_task(num, toy_encoder, toy_task), ALONE)
     for rank in range(num):
-        together = load_file(tmp_path / f"{rank}.safetensors")
+        together = load_file(by_workers / f"{name}-{num}-{rank}.safetensors")
         for key, value in alone.state_dict().items():
             torch.testing.assert_close(together[key], value, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
-        record = json.loads((tmp_path / f"{rank}.json").read_text())
+        record = json.loads((by_workers / f"{name}-{num}-{rank}.json").read_text())
         assert record["read"] == sorted(read), "the read log is the union over the workers"
         assert record["terms"] == pytest.approx(terms, abs=2e-5)

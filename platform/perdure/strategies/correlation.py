@@ -25,11 +25,11 @@ class CorrelationDistillation:
     neighbourhoods, not coordinates: the embedding space may turn as a whole, so re-embed the gallery or query it by the encoder
     that made it.
 
-    Deviations: a classifier term in the ranking (weight 0 gives the thesis's objective); the pull of the distilled term on the
-    embeddings is at most `max_share` of that of the ranking terms (None: no bound, as in the thesis), because the weight that
-    protects one stream freezes another, see `within_share`; a temperature, see `gram_kl`. At 0.1 a row is about its nearest
-    neighbours, which among new classes are the ones to be told apart: the same protection cost more of the new task than at 0.5, on
-    CIFAR-100 and on scenes (docs/reproductions.md). The weight belongs to the temperature (the thesis: 10 at 1).
+    Deviations: a classifier term in the ranking (weight 0 gives the thesis's objective). A temperature, see `gram_kl`; the weight
+    belongs to it (the thesis: 10 at 1; for small changes weight / temperature^2 is what counts). At 0.1 a row is about its nearest
+    neighbours, which among new classes are the ones to be told apart: the same protection cost more of the new task than at 0.5.
+    The pull of the distilled term on the embeddings is at most `max_share` of that of the ranking terms (None: no bound, as in the
+    thesis), because the weight that protects one stream freezes another, see `within_share`. Figures: docs/reproductions.md.
     """
 
     reads_earlier_tasks = False
