@@ -8,6 +8,7 @@ Overrides are of the base run (train.max_steps=20).
 
 import argparse
 import sys
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
@@ -35,8 +36,8 @@ def main(arguments: list[str]) -> None:
     progress.close()
     keys = list(sweep.search)
     table = Table(title=f"sweep '{sweep.name}': {sweep.metric}, tuned on {out['tuned_on']['set'] or 'the base stream itself'}")
-    for column in (*keys, sweep.metric, "old", "new", "forgetting"):
-        table.add_column(column)
+    for column in (*map(_short(keys), keys), sweep.metric, "old", "new", "forgetting"):
+        table.add_column(column, overflow="fold")
     rows = [({key: "fine_tune" for key in keys[:1]}, out["reference"]["summary"], None)]
     rows += [(trial["values"], trial["summary"], trial["error"]) for trial in out["trials"]]
     for values, summary, error in rows:
@@ -51,6 +52,12 @@ def main(arguments: list[str]) -> None:
         )
     Console().print(table)
     print(f"best: {out['best']}, written to {settings().runs / sweep.name / 'best.yaml'}")
+
+
+def _short(keys: list[str]) -> Callable[[str], str]:
+    """`strategy.weight` -> `weight`, unless two keys end alike: a table of full keys does not fit a terminal."""
+    ends = [key.rsplit(".", 1)[-1] for key in keys]
+    return lambda key: key if len(set(ends)) < len(ends) else key.rsplit(".", 1)[-1]
 
 
 def _cell(value: object) -> str:
