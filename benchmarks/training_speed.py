@@ -82,7 +82,7 @@ def main() -> None:
     names = sorted({item.label for item in dataset.items})
     labels = np.array([names.index(item.label) for item in dataset.items])
     with tempfile.TemporaryDirectory() as cache:
-        pixels = open_pixels(dataset, SIZE, cache=Path(cache))
+        pixels = open_pixels(dataset, SIZE, cache=Path(cache), on_bad_item="stop")
         images = torch.from_numpy(pixels.take(np.arange(len(labels)))).permute(0, 3, 1, 2).float().div(255).contiguous()
         auto, fp32 = resolve_precision("auto"), resolve_precision("fp32")
         rows: dict[str, list[float]] = {"plain": [], "ours fp32": [], f"ours auto ({auto.name})": [], "ours auto, correlation": []}

@@ -1,0 +1,18 @@
+"""Benchmarks are programs, not tests; that each of them runs is one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
+SHORT = {"training_speed": ["--steps", "1", "--rounds", "1", "--threads", "1"]}
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_a_benchmark_runs_to_its_end(path: Path) -> None:
+    done = subprocess.run([sys.executable, str(path), *SHORT[path.stem]], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "x plain" in done.stdout
