@@ -22,7 +22,7 @@ from perdure.data import DATASETS
 from perdure.data.pixels import Pixels, open_pixels
 from perdure.encoders import Encoder, build_encoder
 from perdure.losses import batch_triplet
-from perdure.strategies import STRATEGIES
+from perdure.strategies import STRATEGIES, TaskContext
 from perdure.training.loop import TaskData, train_task
 from perdure.training.precision import Precision, resolve_precision
 from perdure.training.schedule import Schedule
@@ -63,7 +63,7 @@ def ours(pixels: Pixels, labels: np.ndarray, steps: int, precision: Precision, s
     """The loop of this package, augmentation and logging included; images per second."""
     student = encoder()
     strategy = STRATEGIES.build(strategy_name, {})
-    strategy.begin_task(student, 0 if strategy_name == "fine_tune" else 1, torch.arange(CLASSES))
+    strategy.begin_task(student, TaskContext(0 if strategy_name == "fine_tune" else 1, torch.arange(CLASSES)))
     data = TaskData(pixels, np.arange(len(labels)), labels)
     schedule = Schedule(epochs=100, batch_size=BATCH, per_class=4, max_steps=steps + 3, checkpoint_every=0)
     times: list[float] = []

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from perdure.config import RunConfig, parse
 from perdure.data import DATASETS
@@ -27,11 +28,12 @@ from perdure.data.pixels import Pixels, open_pixels
 from perdure.encoders import ENCODERS, build_encoder, load_encoder, save_encoder
 from perdure.encoders.encoder import Encoder
 from perdure.errors import ConfigError, DataError
+from perdure.memory.accuracy_drift import AccuracyDrift
 from perdure.records import EncoderRef
 from perdure.registry.registry import Registry, open_registry
 from perdure.settings import settings
 from perdure.strategies import STRATEGIES
-from perdure.strategies.strategy import Strategy
+from perdure.strategies.strategy import Strategy, TaskContext
 from perdure.stream import STREAMS
 from perdure.stream.task_stream import TaskStream
 from perdure.tracking import JsonlTracker, TensorBoardTracker, Tracker, Trackers
@@ -39,7 +41,7 @@ from perdure.training.checkpoint import Checkpoints, FolderCheckpoints
 from perdure.training.gather import ALONE, Workers
 from perdure.training.loop import TaskData, train_task
 from perdure.training.precision import resolve_precision
-from perdure.training.schedule import Schedule
+from perdure.training.schedule import Schedule, random_seed
 
 __all__ = [
     "OUTCOME",
@@ -193,7 +195,8 @@ def learn_task(
     first = task_index == 0
     precision = resolve_precision(config.train.precision)
     precision.place(encoder)
-    strategy.begin_task(encoder, task_index, torch.from_numpy(np.unique(data.labels)).to(precision.device))
+    class_ids = torch.from_numpy(np.unique(data.labels)).to(precision.device)
+    strategy.begin_task(encoder, _context(config, task_index, class_ids, registry, prepared))
     captions = () if data.captions is None else (text for texts in data.captions for text in texts)
     encoder.grow(num_classes=max(int(data.labels.max()) + 1, encoder.classifier.num_classes), captions=captions)
     encoder.set_batch_norm_frozen(config.train.freeze_batch_norm)
@@ -287,6 +290,19 @@ def _student(config: RunConfig, task_index: int, registry: Registry, strategy: S
     if "strategy.safetensors" in files:
         strategy.load_state_dict(load_file(files["strategy.safetensors"]))
     return load_encoder(files["weights.safetensors"].parent)
+
+
+def _context(config: RunConfig, task_index: int, class_ids: Tensor, registry: Registry, prepared: Prepared) -> TaskContext:
+    """What the strategy may know of the task: its classes, the drifts recorded after earlier tasks, and, on request, other encoders."""
+    recorded = [registry.manifest(EncoderRef(config.name, version)).meta.get("drift") for version in range(2, task_index + 1)]
+    return TaskContext(
+        index=task_index,
+        class_ids=class_ids,
+        drifts=tuple(AccuracyDrift(**drift) for drift in recorded if drift is not None),
+        ancestor=lambda task: load_encoder(registry.folder(EncoderRef(config.name, task + 1))),
+        fresh=lambda: build_encoder(config.encoder.name, config.encoder.options, with_text=prepared.with_text, seed=config.seed),
+        seed=random_seed(config.seed, task_index),
+    )
 
 
 def _task_data(task_index: int, strategy: Strategy, prepared: Prepared) -> TaskData:

@@ -51,6 +51,7 @@ class Batch:
     labels: Tensor  # (B,) int64 class ids, in the order in which the stream introduces the classes
     images: Tensor  # (B, 3, H, W) float32, normalised
     tokens: Tensor | None = None  # (B, L) int64 word ids of one caption each, 0 = padding
+    synthetic: Tensor | None = None  # (B', 3, H, W) float32, pictures that a strategy made up, learned beside the others
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,10 @@ class Embedded:
     text: Tensor | None = None  # (B, D) float32, before normalisation; row i is a caption of picture i
     teacher_image: Tensor | None = None  # (B, D) the frozen teacher's, no gradient
     teacher_text: Tensor | None = None
+    synthetic: Tensor | None = None  # (B', D) of the made-up pictures, before normalisation
+    synthetic_labels: Tensor | None = None  # (B',) int64
+    teacher_synthetic: Tensor | None = None  # (B', D) the frozen teacher's
+    guide_image: Tensor | None = None  # (B, D) of an encoder that is trained beside the student, with gradient
 
 
 @dataclass(frozen=True, order=True, slots=True)

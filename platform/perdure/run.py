@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from perdure.encoders.encoder import Encoder
 from perdure.errors import ConfigError, NotFound, PerdureError
 from perdure.identity import claim, fingerprint, first_task_fingerprint, refuse_other
 from perdure.index.segment import build_segment, load_segment
+from perdure.memory.accuracy_drift import AccuracyDrift, measure_drift
 from perdure.metrics import continual
 from perdure.metrics.retrieval import DEFINITIONS
 from perdure.pictures import save_pictures
@@ -136,17 +137,26 @@ class StreamRun:
         reads.write_text(json.dumps(read))
         digest = hashlib.sha256(files["weights.safetensors"].read_bytes()).digest()
         embeddings = self._embed(load_encoder(outcome / "encoder"), ref, digest)
+        metrics = self._measure(embeddings)
         meta = {
             "task": task.index,
             "fingerprint": fingerprint(self.config),
             "first_task": first_task_fingerprint(self.config),
             "train": record,
             "items_read": len(read),
-            "metrics": self._measure(embeddings),
+            "metrics": metrics,
             "config": self.config.plain(),
         }
+        if task.index:
+            meta["drift"] = asdict(self._drift(task.index, metrics["row"]))
         self.registry.publish_encoder(ref.run, ref.version, files, parent=pipeline.parent_of(self.config, task.index), meta=meta)
         return meta
+
+    def _drift(self, task: int, row: dict[str, list[float | None]]) -> AccuracyDrift:
+        """What learning a task changed, by mAP where there is one, as in the thesis, else by the run's main metric."""
+        metric = "map" if any(value is not None for value in row.get("map", [])) else main_metric(row)
+        before = self.registry.manifest(EncoderRef(self.config.name, task)).meta["metrics"]["row"][metric]
+        return measure_drift(before, row[metric], task)
 
     def _take_over(self, task: Task) -> dict[str, Any]:
         """Publish the first encoder of another run as ours, when both would have learned exactly the same first task."""

@@ -10,10 +10,10 @@ from perdure.encoders import Encoder, build_encoder
 from perdure.errors import ConfigError
 from perdure.losses import unit_rows
 from perdure.records import Batch, Embedded
-from perdure.strategies import STRATEGIES, Strategy
+from perdure.strategies import STRATEGIES, Strategy, TaskContext
 
 DISTILLERS = {"lwf": "lwf", "l2": "l2", "correlation": "correlation"}
-UNBOUNDED: dict[str, dict[str, object]] = {"correlation": {"max_share": None}}  # the distilled term by itself
+UNBOUNDED: dict[str, dict[str, object]] = {name: {"max_share": None} for name in DISTILLERS}  # the distilled term by itself
 WORDS = ["red", "blue", "green", "grey", "pink", "cyan"]
 
 
@@ -41,7 +41,7 @@ def embed(encoder: Encoder, strategy: Strategy, batch: Batch) -> Embedded:
 def learn(strategy: Strategy, encoder: Encoder, task: int, steps: int) -> list[dict[str, float]]:
     """begin_task, grow, steps, end_task, as the training loop does it."""
     class_ids = torch.arange(3) + 3 * task
-    strategy.begin_task(encoder, task, class_ids)
+    strategy.begin_task(encoder, TaskContext(task, class_ids))
     encoder.grow(num_classes=3 * (task + 1), captions=WORDS[: 3 * (task + 1)])
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-2)
     encoder.train()
@@ -127,7 +127,7 @@ def test_only_joint_starts_over_and_reads_earlier_tasks(name: str) -> None:
 def test_joint_classifies_over_all_classes_whatever_the_task_brings() -> None:
     encoder = new_encoder(text=False, num_classes=6)
     strategy = STRATEGIES.build("joint", {})
-    strategy.begin_task(encoder, 1, torch.tensor([3, 4, 5]))
+    strategy.begin_task(encoder, TaskContext(1, torch.tensor([3, 4, 5])))
     old, new = toy_batch(encoder, 0), toy_batch(encoder, 1)
     both = Batch(torch.arange(24), torch.cat([old.labels, new.labels]), torch.cat([old.images, new.images]))
     strategy.loss_terms(encoder, embed(encoder, strategy, both))["cross_entropy"].backward()
@@ -139,7 +139,7 @@ def test_joint_classifies_over_all_classes_whatever_the_task_brings() -> None:
 def test_the_softmax_of_a_new_task_leaves_the_rows_of_old_classes_alone(name: str) -> None:
     encoder = new_encoder(text=False, num_classes=6)
     strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, 1, torch.tensor([3, 4, 5]))
+    strategy.begin_task(encoder, TaskContext(1, torch.tensor([3, 4, 5])))
     strategy.loss_terms(encoder, embed(encoder, strategy, toy_batch(encoder, 1)))["cross_entropy"].backward()
     gradient = encoder.classifier.weight.grad
     assert gradient is not None
@@ -150,7 +150,7 @@ def test_the_softmax_of_a_new_task_leaves_the_rows_of_old_classes_alone(name: st
 def test_the_teacher_stays_as_it_was_in_eval_mode_whatever_happens_to_the_student(name: str) -> None:
     encoder = new_encoder(text=True)
     strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, 1, torch.tensor([3, 4, 5]))
+    strategy.begin_task(encoder, TaskContext(1, torch.tensor([3, 4, 5])))
     batch = toy_batch(encoder, 0)
     encoder.eval()
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_the_teacher_is_no_part_of_the_student(name: str) -> None:
     encoder = new_encoder(text=True)
     before = [key for key, _ in encoder.named_modules()], list(encoder.state_dict())
     strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, 1, torch.tensor([3]))
+    strategy.begin_task(encoder, TaskContext(1, torch.tensor([3])))
     assert ([key for key, _ in encoder.named_modules()], list(encoder.state_dict())) == before
     assert not isinstance(strategy, torch.nn.Module)
     assert all(parameter.requires_grad for parameter in encoder.parameters())
@@ -181,7 +181,7 @@ def test_the_teacher_is_no_part_of_the_student(name: str) -> None:
 def test_the_teacher_reads_captions_with_words_that_came_after_it(name: str) -> None:
     encoder = new_encoder(text=True)
     strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, 1, torch.tensor([3, 4, 5]))
+    strategy.begin_task(encoder, TaskContext(1, torch.tensor([3, 4, 5])))
     encoder.grow(num_classes=6, captions=WORDS)
     batch = toy_batch(encoder, 1)
     assert batch.tokens is not None and int(batch.tokens.max()) >= 5
@@ -193,7 +193,7 @@ def test_the_teacher_reads_captions_with_words_that_came_after_it(name: str) -> 
 def test_nothing_is_observed_without_a_teacher(name: str) -> None:
     encoder = new_encoder(text=True)
     strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, 0, torch.arange(3))
+    strategy.begin_task(encoder, TaskContext(0, torch.arange(3)))
     assert strategy.observe(toy_batch(encoder, 0)) == {}
 
 
@@ -201,7 +201,7 @@ def test_nothing_is_observed_without_a_teacher(name: str) -> None:
 def test_a_batch_without_what_the_teacher_said_is_refused(name: str) -> None:
     encoder = new_encoder(text=True)
     strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, 1, torch.arange(3))
+    strategy.begin_task(encoder, TaskContext(1, torch.arange(3)))
     batch = toy_batch(encoder, 0)
     image, text = encoder(batch.images, batch.tokens)
     with pytest.raises(ValueError, match="without teacher_image"):
@@ -216,7 +216,7 @@ def test_the_distilled_term_pulls_the_student_back_to_its_teacher(name: str, tex
     encoder = new_encoder(text=text)
     learn(STRATEGIES.build("fine_tune", {}), encoder, 0, steps=6)
     strategy = STRATEGIES.build(name, UNBOUNDED.get(name, {}))
-    strategy.begin_task(encoder, 1, torch.arange(3))
+    strategy.begin_task(encoder, TaskContext(1, torch.arange(3)))
     batch = toy_batch(encoder, 0)
     raw_image = encoder(batch.images, batch.tokens)[0].detach()
     start = unit_rows(raw_image)
@@ -239,7 +239,7 @@ def test_the_distilled_term_pulls_the_student_back_to_its_teacher(name: str, tex
 def test_the_gradient_is_finite_where_student_and_teacher_are_the_same(name: str) -> None:
     encoder = new_encoder(text=True)
     strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, 1, torch.arange(3))
+    strategy.begin_task(encoder, TaskContext(1, torch.arange(3)))
     encoder.eval()
     batch = toy_batch(encoder, 0)
     strategy.loss_terms(encoder, embed(encoder, strategy, batch))[DISTILLERS[name]].backward()
@@ -253,7 +253,7 @@ def test_the_gradient_is_finite_where_student_and_teacher_are_the_same(name: str
 def test_terms_do_not_depend_on_batch_order(name: str) -> None:
     encoder = new_encoder(text=True, num_classes=6)
     strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, 1, torch.tensor([3, 4, 5]))
+    strategy.begin_task(encoder, TaskContext(1, torch.tensor([3, 4, 5])))
     encoder.eval()
     batch = toy_batch(encoder, 1)
     assert batch.tokens is not None
@@ -274,7 +274,7 @@ def test_after_a_task_the_student_agrees_with_its_teacher_more_than_a_fine_tuned
         student = copy.deepcopy(parent)
         learn(STRATEGIES.build(learned_by, {}), student, 1, steps=15)
         judge = STRATEGIES.build(name, {"weight": 1} | UNBOUNDED.get(name, {}))
-        judge.begin_task(parent, 1, torch.arange(3, 6))
+        judge.begin_task(parent, TaskContext(1, torch.arange(3, 6)))
         return judge.loss_terms(student, embed(student, judge, toy_batch(student, 1, seed=99)))[DISTILLERS[name]].item()
 
     assert disagreement(name) < disagreement("fine_tune")
@@ -298,7 +298,7 @@ def test_a_huge_weight_takes_no_more_than_its_share_of_the_pull(text: bool) -> N
     encoder = new_encoder(text=text)
     learn(STRATEGIES.build("fine_tune", {}), encoder, 0, steps=3)
     strategy = STRATEGIES.build("correlation", {"weight": 1e4, "max_share": 0.5})
-    strategy.begin_task(encoder, 1, torch.arange(3, 6))
+    strategy.begin_task(encoder, TaskContext(1, torch.arange(3, 6)))
     learn(STRATEGIES.build("fine_tune", {}), encoder, 1, steps=3)
     batch = embed(encoder, strategy, toy_batch(encoder, 1))
     terms = strategy.loss_terms(encoder, batch)

@@ -14,7 +14,7 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from perdure.encoders import Encoder
-from perdure.strategies import STRATEGIES
+from perdure.strategies import STRATEGIES, TaskContext
 from perdure.training.gather import ALONE, Distributed, Workers
 from perdure.training.loop import TaskData, train_task
 from perdure.training.precision import Precision
@@ -32,7 +32,7 @@ def free_port() -> int:
 def learn(name: str, encoder: Encoder, task: TaskData, workers: Workers) -> tuple[Encoder, list[int], dict[str, float]]:
     """Two steps of a second task, BatchNorm frozen, plain gradient descent so that gradients are compared, not Adam's signs."""
     strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, 1, torch.from_numpy(np.unique(task.labels)))
+    strategy.begin_task(encoder, TaskContext(1, torch.from_numpy(np.unique(task.labels))))
     encoder.grow(num_classes=8)
     encoder.set_batch_norm_frozen(True)
     schedule = Schedule(epochs=1, batch_size=18, per_class=3, lr=0.05, optimizer="sgd", schedule="constant", crop=2, max_steps=2)

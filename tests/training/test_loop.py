@@ -11,7 +11,7 @@ import torch
 
 from perdure.encoders import Encoder
 from perdure.errors import DataError
-from perdure.strategies import STRATEGIES
+from perdure.strategies import STRATEGIES, TaskContext
 from perdure.tracking import JsonlTracker
 from perdure.training.checkpoint import FolderCheckpoints
 from perdure.training.loop import TaskData, TrainSummary, train_task
@@ -37,7 +37,7 @@ def learn_second_task(
 ) -> TrainSummary:
     """The second task, from a parent that is `encoder`; `kill_at`: die after that many steps."""
     strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, 1, torch.from_numpy(np.unique(task.labels)))
+    strategy.begin_task(encoder, TaskContext(1, torch.from_numpy(np.unique(task.labels))))
     encoder.grow(num_classes=8)
 
     def on_step(step: int, total: int, terms: dict[str, float]) -> None:
@@ -78,7 +78,7 @@ def test_the_text_tower_learns_from_the_captions(
     encoder = toy_encoder(text=True)
     before = weights(encoder)
     strategy = STRATEGIES.build("fine_tune", {})
-    strategy.begin_task(encoder, 0, torch.arange(4))
+    strategy.begin_task(encoder, TaskContext(0, torch.arange(4)))
     summary = train_task(encoder, strategy, toy_task(0, text=True), SCHEDULE, precision=fp32)
     assert {"triplet", "cross_entropy", "pairs"} <= summary.terms.keys()
     assert any(not torch.equal(before[name], value) for name, value in weights(encoder).items() if name.startswith("text."))
@@ -98,7 +98,7 @@ def test_logs_every_term_and_where_the_time_went(
 ) -> None:
     encoder = toy_encoder()
     strategy = STRATEGIES.build("fine_tune", {})
-    strategy.begin_task(encoder, 0, torch.arange(4))
+    strategy.begin_task(encoder, TaskContext(0, torch.arange(4)))
     tracker = JsonlTracker(tmp_path / "log.jsonl")
     summary = train_task(encoder, strategy, toy_task(0), SCHEDULE, precision=fp32, tracker=tracker)
     tracker.close()
@@ -116,7 +116,7 @@ def test_a_term_that_is_not_finite_stops_the_run_and_is_named(
     with torch.no_grad():
         next(encoder.image.parameters()).fill_(float("nan"))
     strategy = STRATEGIES.build("fine_tune", {})
-    strategy.begin_task(encoder, 0, torch.arange(4))
+    strategy.begin_task(encoder, TaskContext(0, torch.arange(4)))
     with pytest.raises(FloatingPointError, match=r"task 0, step 0: loss term .*train\.lr"):
         train_task(encoder, strategy, toy_task(0), SCHEDULE, precision=fp32)
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from perdure.losses.unit import full_precision
 
-__all__ = ["within_share"]
+__all__ = ["share_factor"]
 
 
-def within_share(term: Tensor, others: Tensor, embeddings: Sequence[Tensor], *, share: float) -> Tensor:
-    """Scale a loss down so that its gradient on the embeddings is at most a share of the gradient of the others.
+def share_factor(term: Tensor, others: Tensor, embeddings: Sequence[Tensor], *, share: float) -> Tensor:
+    """By what a loss is to be multiplied so that its gradient on the embeddings is at most a share of the gradient of the others.
 
-        L' = L * min(1, share * ||d others / dZ|| / ||d L / dZ||)
+        min(1, share * ||d others / dZ|| / ||d L / dZ||)
 
     The factor is a number, no gradient flows through it. Its value follows every step; with Z the whole batch, gathered, it does not
     depend on the number of workers. What it costs is a second pass backward through the losses, none through the encoder.
@@ -28,17 +28,17 @@ def within_share(term: Tensor, others: Tensor, embeddings: Sequence[Tensor], *, 
         embeddings: Z, the tensors of shape (B, D) (pictures; captions) that both were computed from.
         share: at least 0; 0.25: a quarter of the pull of the others.
     Returns:
-        () L'. Just L where nothing is differentiated (no graph), or where L pulls on nothing.
+        () in 0..1. 1 where nothing is differentiated (no graph), or where L pulls on nothing.
     Raises:
         ValueError: share is negative.
     """
     if share < 0:
-        raise ValueError(f"within_share: share={share}; 0 or more.")
+        raise ValueError(f"share_factor: share={share}; 0 or more.")
     leaves = [each for each in embeddings if each.requires_grad]
     if not leaves or not term.requires_grad or not torch.is_grad_enabled():
-        return term
+        return torch.ones_like(others)
     pull, allowed = _norm_of_gradient(term, leaves), share * _norm_of_gradient(others, leaves)
-    return term * torch.where(pull > allowed, allowed / pull, torch.ones_like(pull))
+    return torch.where(pull > allowed, allowed / pull, torch.ones_like(pull))
 
 
 def _norm_of_gradient(loss: Tensor, embeddings: Sequence[Tensor]) -> Tensor:

@@ -7,9 +7,9 @@ from perdure.strategies.joint import Joint
 from perdure.strategies.l2 import L2Distillation
 from perdure.strategies.lwf import LearningWithoutForgetting
 from perdure.strategies.ranking import Ranking
-from perdure.strategies.strategy import Strategy
+from perdure.strategies.strategy import Strategy, TaskContext
 
-__all__ = ["STRATEGIES", "Ranking", "Strategy"]
+__all__ = ["STRATEGIES", "Ranking", "Strategy", "TaskContext"]
 
 STRATEGIES: Catalog[Strategy] = Catalog(
     "strategy",

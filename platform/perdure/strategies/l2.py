@@ -4,61 +4,34 @@ A baseline of Chen, "Continual and cross-modal retrieval" (PhD thesis, Leiden 20
 coordinates, so queries of the new encoder can still be compared with old gallery vectors (index policy `keep`).
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from perdure.encoders.encoder import Encoder
 from perdure.losses import l2_distance, unit_rows
-from perdure.records import Batch, Embedded
+from perdure.records import Embedded
+from perdure.strategies.distiller import DEFAULT_SHARE, Distiller, Share
 from perdure.strategies.ranking import DEFAULT_RANKING, Ranking, Weight
-from perdure.strategies.strategy import refuse_state
 from perdure.strategies.teacher import FrozenTeacher, taught_pairs
 
 __all__ = ["L2Distillation"]
 
 
-class L2Distillation:
+class L2Distillation(Distiller):
     """L = ranking terms + weight * mean squared distance between the teacher's and the student's unit embeddings.
 
     Where the batch has text, the mean over pictures and captions.
+
+    Deviations: the bound of `Distiller` (None: none, as in the thesis).
     """
 
-    reads_earlier_tasks = False
-    restarts = False
+    name = "l2"
 
-    def __init__(self, *, weight: Weight = 2.0, ranking: Ranking = DEFAULT_RANKING) -> None:
+    def __init__(self, *, weight: Weight = 2.0, max_share: Share | None = DEFAULT_SHARE, ranking: Ranking = DEFAULT_RANKING) -> None:
+        super().__init__(max_share=max_share, ranking=ranking)
         self._weight = weight
-        self._ranking = ranking
-        self._class_ids: Tensor | None = None
-        self._teacher: FrozenTeacher | None = None
 
-    def begin_task(self, encoder: Encoder, task_index: int, class_ids: Tensor) -> None:
-        """Freeze the parent."""
-        self._class_ids = class_ids
-        self._teacher = FrozenTeacher(encoder) if task_index > 0 else None
-
-    def observe(self, batch: Batch) -> dict[str, Tensor]:
-        """The teacher's embeddings."""
-        return {} if self._teacher is None else self._teacher.observe(batch)
-
-    def loss_terms(self, encoder: Encoder, batch: Embedded) -> dict[str, Tensor]:
-        """The ranking terms and, from the second task on, `l2`."""
-        terms = self._ranking.terms(encoder, batch, self._class_ids)
-        if self._teacher is not None:
-            losses = [l2_distance(unit_rows(teacher), unit_rows(student)) for teacher, student in taught_pairs(batch)]
-            terms["l2"] = self._weight * torch.stack(losses).mean()
-        return terms
-
-    def end_task(self, encoder: Encoder) -> None:
-        """Let go of the teacher."""
-        self._teacher = None
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Empty."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Only the empty state fits."""
-        refuse_state("l2", state)
+    def distilled(self, encoder: Encoder, teacher: FrozenTeacher, batch: Embedded) -> dict[str, Tensor]:
+        """`l2`."""
+        losses = [l2_distance(unit_rows(taught), unit_rows(student)) for taught, student in taught_pairs(batch)]
+        return {"l2": self._weight * torch.stack(losses).mean()}

@@ -1,76 +1,119 @@
 """Strategy: a continual method, as the training loop sees it.
 
-    for each task:  begin_task(parent encoder) -> [grow the encoder] -> per step: observe, loss_terms -> end_task
+    for each task:  begin_task(parent) -> [the encoder grows] -> prepare, unless the task is resumed
+                    -> per step: synthetic, observe, loss_terms, backward, before_step, [optimiser], after_step
+                    -> consolidate -> end_task
 
-A strategy is composed of losses and a frozen teacher; the loop, the optimiser and the workers know nothing of it but this.
-Adding one is a file here, a line in `STRATEGIES` and a test. Letters: B global batch, b one worker's slice, D embedding, n classes.
+A strategy is composed of losses, a teacher and a memory; the loop, the optimiser and the workers know nothing of it but this. Most
+methods need two or three of the hooks, and the others do nothing. Adding one is a file here, a line in `STRATEGIES` and a test.
+Letters: B global batch, b one worker's slice, D embedding, n classes.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from perdure.encoders.encoder import Encoder
+from perdure.memory.accuracy_drift import AccuracyDrift
 from perdure.records import Batch, Embedded
+from perdure.strategies.ranking import DEFAULT_RANKING, Ranking
 
-__all__ = ["Strategy", "refuse_state"]
+__all__ = ["Examples", "Strategy", "TaskContext"]
 
 
-class Strategy(Protocol):
-    """What every continual method offers."""
+def _no_ancestor(task_index: int) -> Encoder:
+    raise ValueError(f"this task was begun without access to the encoder of task {task_index}")
 
-    @property
-    def reads_earlier_tasks(self) -> bool:
-        """Whether a task is learned on the training rows of all tasks so far (joint), not on its own alone."""
+
+def _nothing_fresh() -> Encoder:
+    raise ValueError("this task was begun without access to a fresh encoder")
+
+
+@dataclass(frozen=True, eq=False)
+class TaskContext:
+    """What a strategy may know of the task that begins."""
+
+    index: int  # 0 for the first task, which has no teacher
+    class_ids: Tensor  # (n,) int64, the classes that are learned now
+    drifts: tuple[AccuracyDrift, ...] = ()  # of the tasks 1..index-1, as measured after each
+    ancestor: Callable[[int], Encoder] = _no_ancestor  # the encoder after a task, from the registry
+    fresh: Callable[[], Encoder] = _nothing_fresh  # an encoder as it was before the first task: random or pre-trained weights
+    seed: int = 0  # of the strategy's own draws in this task
+
+
+class Examples(Protocol):
+    """The training items of the task that was just learned, for what is computed from them once, after the last step."""
+
+    def batches(self, *, size: int, per_class: int, count: int) -> Iterator[Batch]:
+        """`count` batches of `size` items, `per_class` of a class, without augmentation; the same on every worker."""
         ...
 
-    @property
-    def restarts(self) -> bool:
-        """Whether a task starts from fresh weights (joint), not from the parent's."""
-        ...
 
-    def begin_task(self, encoder: Encoder, task_index: int, class_ids: Tensor) -> None:
-        """Get ready for a task: from `task_index` 1 on, keep a frozen copy of the parent as the teacher.
+class Strategy:
+    """What every continual method offers; this class learns the ranking terms and protects nothing."""
+
+    name: ClassVar[str] = "fine_tune"
+    reads_earlier_tasks: ClassVar[bool] = False  # whether a task is learned on the training rows of all tasks so far (joint)
+    restarts: ClassVar[bool] = False  # whether a task starts from fresh weights (joint), not from the parent's
+
+    def __init__(self, *, ranking: Ranking = DEFAULT_RANKING) -> None:
+        self._ranking = ranking
+        self._class_ids: Tensor | None = None
+
+    def begin_task(self, encoder: Encoder, task: TaskContext) -> None:
+        """Get ready for a task; what takes long belongs into `prepare`.
 
         Args:
-            encoder: the parent, before it grows; it is copied, never changed.
-            task_index: 0 for the first task, which has no teacher.
-            class_ids: (n,) int64, the classes that are learned now.
+            encoder: the parent, before it grows; it may be copied, never changed.
+            task: see there.
         """
-        ...
+        self._class_ids = task.class_ids
+
+    def prepare(self) -> None:
+        """Long work before the first step; what it makes is in `state_dict`, so that a resumed task does not do it again."""
+
+    def trained(self) -> Mapping[str, nn.Module]:
+        """Modules that are trained beside the encoder by the same optimiser; the checkpoint holds them. Asked after `begin_task`."""
+        return {}
+
+    def synthetic(self, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Made-up pictures to be learned beside the global batch of a step: (B', 3, H, W) in [0, 1] and their labels (B',)."""
+        return None
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
-        """What the teacher says of one worker's slice: `teacher_image` (b, D), `teacher_text` (b, D) where the batch has tokens.
-
-        No gradient; the names are fields of `Embedded`, and the loop gathers them over the workers. Empty without a teacher.
-        """
-        ...
+        """What other encoders say of one worker's slice, by the names of `Embedded`'s fields; the loop gathers them over the workers."""
+        return {}
 
     def loss_terms(self, encoder: Encoder, batch: Embedded) -> dict[str, Tensor]:
         """The loss of the global batch as named, weighted terms, each (); their sum is what is minimised."""
-        ...
+        return self._ranking.terms(encoder, batch, self._class_ids)
+
+    def before_step(self, encoder: Encoder) -> None:
+        """The gradients are there, averaged over the workers, and the optimiser has not moved yet."""
+
+    def after_step(self, encoder: Encoder) -> None:
+        """The optimiser has moved."""
+
+    def consolidate(self, encoder: Encoder, examples: Examples) -> None:
+        """Long work after the last step, with the task's own items at hand; the encoder is in evaluation mode."""
 
     def end_task(self, encoder: Encoder) -> None:
         """The task is learned: let go of the teacher, keep what the next task needs."""
-        ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What must survive between tasks; a teacher is made anew from the parent by `begin_task` and is not in it."""
-        ...
+        """What must survive a stop in the middle of a task, and between tasks; a teacher is not in it, it is made anew from the parent."""
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` gave."""
-        ...
+        """Take over what `state_dict` gave.
 
-
-def refuse_state(strategy: str, state: Mapping[str, Tensor]) -> None:
-    """For strategies that keep nothing between tasks.
-
-    Raises:
-        ValueError: there is state; it was written by another strategy.
-    """
-    if state:
-        raise ValueError(
-            f"{strategy} keeps no state between tasks, but got {', '.join(sorted(state))}: was this saved by another strategy?"
-        )
+        Raises:
+            ValueError: it was written by another strategy.
+        """
+        if state:
+            raise ValueError(
+                f"{self.name} keeps no state between tasks, but got {', '.join(sorted(state))}: was this saved by another strategy?"
+            )

@@ -31,13 +31,16 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> dict[str, Tensor]:
-        """Its embeddings of a batch, before normalisation; see `Strategy.observe`.
+        """Its embeddings of a batch, before normalisation; see `Strategy.observe`; and of the synthetic pictures in it.
 
         Words that came after the teacher's time are unknown words to its text tower.
         """
         self._follow(batch.images)
         image, text = self._encoder(batch.images, batch.tokens)
-        return {"teacher_image": image} if text is None else {"teacher_image": image, "teacher_text": text}
+        seen = {"teacher_image": image} if text is None else {"teacher_image": image, "teacher_text": text}
+        if batch.synthetic is not None:
+            seen["teacher_synthetic"] = self._encoder(batch.synthetic)[0]
+        return seen
 
     @torch.no_grad()
     def logits(self, embeddings: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The state of a task being learned, as safetensors + JSON: encoder, optimiser, strategy, step.
+"""The state of a task being learned, as safetensors + JSON: what is trained, optimiser, strategy, step.
 
 Every random draw is a function of (seed, task, step) and the learning rate is a function of the step, so neither a sampler position
 nor the state of a random generator needs saving: the step is both. The teacher is the parent version in the registry.
@@ -7,7 +7,7 @@ nor the state of a random generator needs saving: the step is both. The teacher 
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,10 +70,16 @@ class FolderCheckpoints:
 
 
 def save_state(
-    folder: Path, *, step: int, encoder: nn.Module, optimizer: torch.optim.Optimizer, strategy: dict[str, Tensor], extra: dict[str, Any]
+    folder: Path,
+    *,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    strategy: Mapping[str, Tensor],
+    extra: dict[str, Any],
 ) -> None:
-    """Write a state; `extra` is JSON (curves so far, items read)."""
-    tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    """Write a state; `modules` is all that is trained (names without a dot), `extra` is JSON (curves so far, items read)."""
+    tensors = {f"{module}.{name}": value for module, each in modules.items() for name, value in each.state_dict().items()}
     tensors |= {f"strategy.{name}": value for name, value in strategy.items()}
     numbers: dict[str, dict[str, Any]] = {}
     for index, values in optimizer.state_dict()["state"].items():
@@ -86,18 +92,21 @@ def save_state(
     (folder / "state.json").write_text(json.dumps({"step": step, "optimizer": numbers, "extra": extra}))
 
 
-def load_state(folder: Path, *, encoder: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
-    """Read a state into the encoder and the optimiser.
+def load_state(
+    folder: Path, *, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+    """Read a state into the modules and the optimiser.
 
     Returns:
         the step that comes next, the strategy's state, and `extra`.
     """
     record = json.loads((folder / "state.json").read_text())
-    by_part: dict[str, dict[str, Tensor]] = {"encoder": {}, "strategy": {}, "optimizer": {}}
+    by_part: dict[str, dict[str, Tensor]] = {part: {} for part in (*modules, "strategy", "optimizer")}
     for name, value in load_file(folder / "state.safetensors").items():
         part, _, rest = name.partition(".")
         by_part[part][rest] = value
-    encoder.load_state_dict(by_part["encoder"])
+    for name, module in modules.items():
+        module.load_state_dict(by_part[name])
     state = optimizer.state_dict()
     slots: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in record["optimizer"].items()}
     for name, value in by_part["optimizer"].items():

@@ -3,13 +3,13 @@
     for each step: draw the global batch -> cut it -> embed the own slice, ask the teacher -> gather -> the strategy's loss terms
                    -> backward -> average gradients -> optimiser step -> log -> now and then a checkpoint
 
-Letters: B rows of the global batch, b of this worker, D embedding, L words, n items of the task.
+Letters: B rows of the global batch, b of this worker, B' synthetic ones, D embedding, L words, n items of the task.
 """
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from perdure.data.pixels import Pixels
 from perdure.data.sampler import PKSampler
@@ -35,6 +35,8 @@ from perdure.training.schedule import Schedule, learning_rate, make_optimizer, r
 __all__ = ["TaskData", "TrainSummary", "train_task"]
 
 log = logging.getLogger(__name__)
+
+_SYNTHETIC, _EXAMPLES = 1_000_003, 1_000_033  # counters of draws, beside the workers' ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,41 +102,51 @@ def train_task(
     if schedule.max_steps is not None:
         num_steps = min(num_steps, schedule.max_steps)
 
-    precision.place(encoder)
-    optimizer = make_optimizer(encoder, schedule)
+    trained: dict[str, nn.Module] = {"encoder": encoder, **strategy.trained()}
+    for module in trained.values():
+        precision.place(module)
+    optimizer = make_optimizer(nn.ModuleDict(trained), schedule)
     tokens = _Tokens(encoder, data.captions) if encoder.text is not None and data.captions is not None else None
     meter = _Meter(sampler.steps_per_epoch)
     data.pixels.forget_reads()
     first_step = 0
     state = checkpoints.latest()
     if state is not None:
-        first_step, strategy_state, extra = load_state(state, encoder=encoder, optimizer=optimizer)
+        first_step, strategy_state, extra = load_state(state, modules=trained, optimizer=optimizer)
         strategy.load_state_dict(strategy_state)
         meter.restore(extra["meter"])
         data.pixels.read[extra["read"]] = True
         log.info("task %d goes on at step %d of %d", task_index, first_step, num_steps)
+    else:
+        strategy.prepare()
+        workers.average(value for value in strategy.state_dict().values() if value.is_floating_point())  # the same on all, to the bit
 
-    encoder.train()
+    for module in trained.values():
+        module.train()
     for step in range(first_step, num_steps):
         started = time.perf_counter()
         torch.manual_seed(random_seed(schedule.seed, task_index, step, workers.rank))  # dropout
         batch, size = _draw(data, tokens, sampler, step, task_index, schedule, workers, precision)
+        made_up = strategy.synthetic(torch.Generator().manual_seed(random_seed(schedule.seed, task_index, step, _SYNTHETIC)))
+        if made_up is not None:
+            batch = replace(batch, synthetic=precision.images(made_up[0][workers.slice_of(len(made_up[0]))]))
         drawn = time.perf_counter()
 
         with precision.autocast():
-            image, text = encoder(batch.images, batch.tokens)
-            taught = strategy.observe(batch)
+            embedded = _embed(encoder, batch, strategy.observe(batch), workers, size, None if made_up is None else made_up[1])
         rate = learning_rate(schedule.schedule, schedule.lr, step, num_steps)
-        terms = strategy.loss_terms(encoder, _gather(batch, image, text, taught, workers, size))
+        terms = strategy.loss_terms(encoder, embedded)
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        _average(encoder, workers)
+        _average(trained.values(), workers)
+        strategy.before_step(encoder)
         if schedule.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(encoder.parameters(), schedule.clip_norm)
+            torch.nn.utils.clip_grad_norm_([each for module in trained.values() for each in module.parameters()], schedule.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
+        strategy.after_step(encoder)
 
         values = {name: float(term.detach()) for name, term in terms.items()}
         _refuse_nan(values, step, task_index)
@@ -159,8 +171,11 @@ def train_task(
         if on_step is not None:
             on_step(step, num_steps, values)
         if schedule.checkpoint_every and (step + 1) % schedule.checkpoint_every == 0 and step + 1 < num_steps:
-            checkpoints.save(step + 1, _writer(step + 1, encoder, optimizer, strategy, meter, _rows_read(data.pixels, workers)))
-    encoder.eval()
+            checkpoints.save(step + 1, _writer(step + 1, trained, optimizer, strategy, meter, _rows_read(data.pixels, workers)))
+    for module in trained.values():
+        module.eval()
+    strategy.consolidate(encoder, _Examples(data, tokens, precision, random_seed(schedule.seed, task_index, _EXAMPLES)))
+    workers.average(value for value in strategy.state_dict().values() if value.is_floating_point())
     return replace(meter.summary(), read=_rows_read(data.pixels, workers))
 
 
@@ -192,21 +207,34 @@ def _draw(
     return batch, size
 
 
-def _gather(batch: Batch, image: Tensor, text: Tensor | None, taught: dict[str, Tensor], workers: Workers, size: int) -> Embedded:
-    """The global batch's embeddings in float32: losses are computed in full precision whatever the forward pass used."""
+def _embed(
+    encoder: Encoder, batch: Batch, observed: dict[str, Tensor], workers: Workers, size: int, synthetic_labels: Tensor | None
+) -> Embedded:
+    """The global batch's embeddings in float32: losses are computed in full precision whatever the forward pass used.
+
+    Synthetic pictures go through the encoder in one pass with the others, so that BatchNorm sees the mixed batch.
+    """
+    made_up = batch.synthetic
+    image, text = encoder(batch.images if made_up is None else torch.cat([batch.images, made_up]), batch.tokens)
+    image, synthetic = image[: len(batch.images)], image[len(batch.images) :]
+    fields = {"image": image, "text": text, **observed}
+    sizes = {name: size for name in fields}
+    if synthetic_labels is not None:
+        fields["synthetic"] = synthetic
+        sizes |= {"synthetic": len(synthetic_labels), "teacher_synthetic": len(synthetic_labels)}
     return Embedded(
         labels=workers.gather(batch.labels, size),
-        image=workers.gather(image.float(), size),
-        text=None if text is None else workers.gather(text.float(), size),
-        **{name: workers.gather(value.float(), size) for name, value in taught.items()},
+        synthetic_labels=None if synthetic_labels is None else synthetic_labels.to(batch.labels.device),
+        **{name: workers.gather(value.float(), sizes[name]) for name, value in fields.items() if value is not None},
     )
 
 
-def _average(encoder: Encoder, workers: Workers) -> None:
+def _average(modules: Iterable[nn.Module], workers: Workers) -> None:
     """Gradients and BatchNorm's running statistics, meaned over the workers in one message."""
     if workers.num > 1:
-        gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
-        statistics = [buffer for buffer in encoder.buffers() if buffer.is_floating_point()]
+        listed = list(modules)
+        gradients = [parameter.grad for module in listed for parameter in module.parameters() if parameter.grad is not None]
+        statistics = [buffer for module in listed for buffer in module.buffers() if buffer.is_floating_point()]
         workers.average([*gradients, *statistics])
 
 
@@ -227,14 +255,38 @@ def _rows_read(pixels: Pixels, workers: Workers) -> list[int]:
 
 
 def _writer(
-    step: int, encoder: Encoder, optimizer: torch.optim.Optimizer, strategy: Strategy, meter: "_Meter", read: list[int]
+    step: int, trained: dict[str, nn.Module], optimizer: torch.optim.Optimizer, strategy: Strategy, meter: "_Meter", read: list[int]
 ) -> Callable[[Path], None]:
     extra = {"meter": meter.state(), "read": read}
 
     def write(folder: Path) -> None:
-        save_state(folder, step=step, encoder=encoder, optimizer=optimizer, strategy=strategy.state_dict(), extra=extra)
+        save_state(folder, step=step, modules=trained, optimizer=optimizer, strategy=strategy.state_dict(), extra=extra)
 
     return write
+
+
+class _Examples:
+    """The task's own items as `strategies.strategy.Examples`."""
+
+    def __init__(self, data: TaskData, tokens: "_Tokens | None", precision: Precision, seed: int) -> None:
+        self._data = data
+        self._tokens = tokens
+        self._precision = precision
+        self._seed = seed
+
+    def batches(self, *, size: int, per_class: int, count: int) -> Iterator[Batch]:
+        """See `Examples`; a task that is smaller than `size` gives batches of all that it has."""
+        sampler = PKSampler(self._data.labels, batch_size=size, per_class=per_class, seed=self._seed)
+        for step in range(count):
+            positions = sampler.batch(step)
+            rows = self._data.rows[positions]
+            words = None if self._tokens is None else self._tokens.draw(positions, torch.Generator().manual_seed(self._seed + step))
+            yield Batch(
+                rows=torch.from_numpy(rows),
+                labels=torch.from_numpy(self._data.labels[positions]).to(self._precision.device),
+                images=self._precision.images(to_float(torch.from_numpy(self._data.pixels.take(rows)))),
+                tokens=None if words is None else words.to(self._precision.device),
+            )
 
 
 class _Tokens:
