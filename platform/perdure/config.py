@@ -73,7 +73,9 @@ class TrainConfig(_Section):
     per_class: int = Field(default=4, ge=1, description="K of the P x K sampler: items of each class in a batch")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     first_lr: float | None = Field(default=None, gt=0, description="the same for the first task; null = lr")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    backbone_lr: float | None = Field(default=None, gt=0, description="the same for the image tower's trunk; null = as all else")
+    first_backbone_lr: float | None = Field(default=None, gt=0, description="the same for the trunk and the first task; null = backbone_lr")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="adam: weight decay as an L2 term of the gradient")
     weight_decay: float = Field(default=5e-4, ge=0)
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     clip_norm: float | None = Field(default=None, gt=0, description="gradient norm is clipped to this")

@@ -10,6 +10,8 @@ from perdure.errors import ConfigError
 
 __all__ = ["claim", "fingerprint", "first_task_fingerprint", "refuse_other"]
 
+_NEWER = ("backbone_lr", "first_backbone_lr", "task_order", "whitening", "metric")  # new: where null, they are no part of a hash
+
 
 def fingerprint(config: RunConfig) -> str:
     """A hash of everything that decides what a run computes: not where it is stored, nor how it is spread or indexed."""
@@ -18,6 +20,10 @@ def fingerprint(config: RunConfig) -> str:
         plain.pop(free)
     for free in ("log_every", "tensorboard", "checkpoint_every", "start_from"):
         plain["train"].pop(free)
+    for section in (plain["train"], plain["stream"]["kind"], plain["encoder"], plain["strategy"].get("ranking") or {}):
+        for newer in _NEWER:
+            if section.get(newer) is None:
+                section.pop(newer, None)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -25,15 +31,19 @@ def first_task_fingerprint(config: RunConfig) -> str:
     """A hash of what decides the first task's encoder: the strategy only by its ranking terms, later tasks' numbers left out."""
     plain = config.plain()
     train = plain["train"]
+    kind, ranking = plain["stream"]["kind"], plain["strategy"].get("ranking")
+    of_later_tasks = ("step", "tasks", "task_order") if kind.get("task_order") is None else ()
+    backbone_lr = train["backbone_lr"] if train["first_backbone_lr"] is None else train["first_backbone_lr"]
     first = {
         "seed": plain["seed"],
         "dataset": plain["stream"]["dataset"],
         "on_bad_item": plain["stream"]["on_bad_item"],
-        "kind": {key: value for key, value in plain["stream"]["kind"].items() if key not in ("step", "tasks")},
-        "encoder": plain["encoder"],
-        "ranking": plain["strategy"].get("ranking"),
+        "kind": {key: value for key, value in kind.items() if key not in of_later_tasks},
+        "encoder": {key: value for key, value in plain["encoder"].items() if value is not None or key not in _NEWER},
+        "ranking": ranking and {key: value for key, value in ranking.items() if value is not None or key not in _NEWER},
         "epochs": train["epochs"] if train["first_epochs"] is None else train["first_epochs"],
         "lr": train["lr"] if train["first_lr"] is None else train["first_lr"],
+        **({} if backbone_lr is None else {"backbone_lr": backbone_lr}),
         **{
             key: train[key]
             for key in ("max_steps", "batch_size", "per_class", "optimizer", "weight_decay", "schedule", "clip_norm", "precision")

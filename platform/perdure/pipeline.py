@@ -25,12 +25,13 @@ from perdure.config import RunConfig, parse
 from perdure.data import DATASETS
 from perdure.data.dataset import Dataset
 from perdure.data.pixels import Pixels, open_pixels
-from perdure.encoders import ENCODERS, build_encoder, load_encoder, save_encoder
+from perdure.encoders import ENCODERS, WhiteningOptions, build_encoder, fit_whitening, load_encoder, save_encoder
 from perdure.encoders.encoder import Encoder
 from perdure.errors import ConfigError, DataError
 from perdure.memory.accuracy_drift import AccuracyDrift
 from perdure.records import EncoderRef
 from perdure.registry.registry import Registry, open_registry
+from perdure.retrieval.evaluation import embed_split
 from perdure.settings import settings
 from perdure.strategies import STRATEGIES
 from perdure.strategies.strategy import Strategy, TaskContext
@@ -44,6 +45,7 @@ from perdure.training.precision import resolve_precision
 from perdure.training.schedule import Schedule, random_seed
 
 __all__ = [
+    "MADE_UP",
     "OUTCOME",
     "Learner",
     "Prepared",
@@ -58,11 +60,14 @@ __all__ = [
     "prepare",
     "registry_url",
     "resolved",
+    "untrained",
 ]
 
 log = logging.getLogger(__name__)
 
+_WHITENING_ROWS = 20_000  # that a whitening is fitted on, at most
 OUTCOME = "outcome.json"  # the file that makes a task's outcome folder complete
+MADE_UP = "inversion.npz"  # beside it where the strategy made up pictures: some of them; see `Strategy.pictures`
 
 
 class Progress(Protocol):
@@ -117,7 +122,13 @@ def check(config: RunConfig) -> list[str]:
         ("encoder", ENCODERS, config.encoder),
         ("strategy", STRATEGIES, config.strategy),
     )
-    return [problem for at, catalog, part in parts for problem in catalog.problems(part.name, part.options, at)]
+    problems = [problem for at, catalog, part in parts for problem in catalog.problems(part.name, part.options, at)]
+    if config.index.policy == "keep" and config.encoder.options.get("whitening") is not None:
+        problems.append(
+            "index.policy=keep: encoder.whitening is fitted anew after each task, so a new query cannot be compared with old vectors; "
+            "choose reindex or versioned, or encoder.whitening=null"
+        )
+    return problems
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -170,6 +181,14 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
     return Prepared(dataset, pixels, stream, with_text=text != "none" and has_captions)
 
 
+def untrained(config: RunConfig, prepared: Prepared) -> Encoder:
+    """The encoder that the first task starts from: random or pretrained weights, and the words of the first task."""
+    encoder = build_encoder(config.encoder.name, config.encoder.options, with_text=prepared.with_text, seed=config.seed)
+    first = prepared.stream.tasks[0].train
+    encoder.grow(num_classes=0, captions=(text for row in first for text in prepared.dataset.items[int(row)].captions))
+    return encoder.eval()
+
+
 def learn_task(
     config: RunConfig,
     task_index: int,
@@ -184,8 +203,8 @@ def learn_task(
 ) -> None:
     """Learn one task of a stream from the parent version in the registry, and leave the outcome in a folder.
 
-    The outcome: `encoder/` (weights, description), `strategy.safetensors` (what the method carries on), `outcome.json` (summary and
-    the rows that were read), written last. Nothing is published here.
+    The outcome: `encoder/` (weights, description), `strategy.safetensors` (what the method carries on), `inversion.npz` (pictures that it
+    made up, to be looked at), `outcome.json` (summary and the rows that were read), written last. Nothing is published here.
     """
     prepared = prepared or prepare(config)
     strategy: Strategy = STRATEGIES.build(config.strategy.name, config.strategy.options)
@@ -212,13 +231,18 @@ def learn_task(
         tracker=tracker,
         on_step=on_step,
     )
+    made_up = strategy.pictures()
     strategy.end_task(encoder)
     if workers.rank == 0:
+        if made_up:
+            np.savez_compressed(out / MADE_UP, allow_pickle=False, **{name: value.cpu().numpy() for name, value in made_up.items()})
+        _whiten(encoder, config, data, prepared)
         save_encoder(encoder, out / "encoder")
         state = strategy.state_dict()
         if state:
             save_file({name: value.cpu().contiguous() for name, value in state.items()}, out / "strategy.safetensors")
-        record = {"task": task_index, **asdict(summary), "images_per_s": summary.images_per_s}
+        read = sorted({*summary.read, *np.flatnonzero(data.pixels.read).tolist()})  # by any worker while training, and here since then
+        record = {"task": task_index, **asdict(summary), "read": read, "images_per_s": summary.images_per_s}
         (out / OUTCOME).write_text(json.dumps(record))
 
 
@@ -289,7 +313,20 @@ def _student(config: RunConfig, task_index: int, registry: Registry, strategy: S
     files = registry.files(parent)
     if "strategy.safetensors" in files:
         strategy.load_state_dict(load_file(files["strategy.safetensors"]))
-    return load_encoder(files["weights.safetensors"].parent)
+    encoder = load_encoder(files["weights.safetensors"].parent)
+    encoder.whitening = None  # it was fitted to the parent's weights
+    return encoder
+
+
+def _whiten(encoder: Encoder, config: RunConfig, data: TaskData, prepared: Prepared) -> None:
+    """Fit the whitening that the config asks for on the task's own rows, all of them or so many that more would change little."""
+    options: WhiteningOptions | None = ENCODERS.resolve(config.encoder.name, config.encoder.options)["whitening"]
+    if options is not None:
+        count = min(len(data.rows), _WHITENING_ROWS)
+        rows = data.rows[np.linspace(0, len(data.rows) - 1, count).astype(np.int64)]
+        seen = embed_split(encoder, data.pixels, prepared.dataset.items, rows)
+        parts = [seen.image] if seen.text is None else [seen.image, seen.text]
+        encoder.whitening = fit_whitening([torch.from_numpy(part) for part in parts], dim=options.dim, eps=options.eps).to(encoder.device)
 
 
 def _context(config: RunConfig, task_index: int, class_ids: Tensor, registry: Registry, prepared: Prepared) -> TaskContext:
@@ -321,6 +358,7 @@ def _schedule(config: RunConfig, first: bool) -> Schedule:
         batch_size=train.batch_size,
         per_class=train.per_class,
         lr=train.first_lr if first and train.first_lr is not None else train.lr,
+        backbone_lr=train.first_backbone_lr if first and train.first_backbone_lr is not None else train.backbone_lr,
         optimizer=train.optimizer,
         weight_decay=train.weight_decay,
         schedule=train.schedule,

@@ -32,7 +32,7 @@ class Item:
 class Task:
     """One step of a stream: rows of the dataset, of the classes that this task brings.
 
-    `classes` are the labels learned in this task; empty for the held-out classes that no task learns (`name == "unseen"`).
+    `classes` are the labels learned in this task; empty for held-out classes that no task learns.
     """
 
     index: int
@@ -66,10 +66,13 @@ class Embedded:
     text: Tensor | None = None  # (B, D) float32, before normalisation; row i is a caption of picture i
     teacher_image: Tensor | None = None  # (B, D) the frozen teacher's, no gradient
     teacher_text: Tensor | None = None
+    elder_image: Tensor | None = None  # (B, m, D) of m frozen teachers before it, the youngest first, no gradient
+    elder_text: Tensor | None = None
     synthetic: Tensor | None = None  # (B', D) of the made-up pictures, before normalisation
     synthetic_labels: Tensor | None = None  # (B',) int64
     teacher_synthetic: Tensor | None = None  # (B', D) the frozen teacher's
     guide_image: Tensor | None = None  # (B, D) of an encoder that is trained beside the student, with gradient
+    seed: int = 0  # of the strategy's own draws in this step: the same on every worker, and again when the step is
 
 
 @dataclass(frozen=True, order=True, slots=True)

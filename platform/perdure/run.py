@@ -27,18 +27,26 @@ from perdure.identity import claim, fingerprint, first_task_fingerprint, refuse_
 from perdure.index.segment import build_segment, load_segment
 from perdure.memory.accuracy_drift import AccuracyDrift, measure_drift
 from perdure.metrics import continual
+from perdure.metrics.datasets import DATASET_DEFINITIONS, by_dataset, harmonic_matrix
+from perdure.metrics.profile import DEFINITIONS as PROFILE_DEFINITIONS
 from perdure.metrics.retrieval import DEFINITIONS
 from perdure.pictures import save_pictures
 from perdure.pipeline import Learner, Prepared, Progress, SilentProgress
 from perdure.records import EncoderRef, Release, SegmentRef, Task
 from perdure.registry.registry import Registry, open_registry
+from perdure.retrieval.classification import CLASSIFICATION_DEFINITIONS, ClassMeans, class_means, classification_metrics, top1_over_time
 from perdure.retrieval.evaluation import TASK_DEFINITIONS, SplitEmbeddings, embed_split, search_metrics, task_metrics
 from perdure.retrieval.policies import next_release
+from perdure.retrieval.profiles import profiles
 from perdure.settings import settings
 
 __all__ = ["StreamRun", "learn_stream", "main_metric"]
 
 _COUNTS = ("queries", "lone_queries", "t2i_queries", "t2i_median_rank")  # numbers beside the metrics, of which a summary makes no sense
+_CLASSIFICATION = ("top1", "top1_known_task", "top1_ncm")
+_CLASS_MEANS = "class_means.safetensors"  # beside the weights of an encoder version
+_Row = dict[str, list[float | None]]  # of each metric, a value for each task
+_Matrices = dict[str, list[list[float | None]]]
 _LARGEST_STORED = 64 * 1024  # bytes of an encoded picture that is stored with its segment as it is
 
 
@@ -131,13 +139,19 @@ class StreamRun:
         strategy_state = outcome / "strategy.safetensors"
         if strategy_state.exists():
             files[strategy_state.name] = strategy_state
-        read = [self.prepared.dataset.items[row].id for row in record.pop("read")]
+        self._show(outcome / pipeline.MADE_UP, task)
+        rows_read = np.array(record.pop("read"), dtype=np.int64)
+        read = [self.prepared.dataset.items[row].id for row in rows_read]
         reads = self.folder / "reads" / f"{task.index:03d}.json"
         reads.parent.mkdir(parents=True, exist_ok=True)
         reads.write_text(json.dumps(read))
         digest = hashlib.sha256(files["weights.safetensors"].read_bytes()).digest()
-        embeddings = self._embed(load_encoder(outcome / "encoder"), ref, digest)
-        metrics = self._measure(embeddings)
+        encoder = load_encoder(outcome / "encoder")
+        embeddings = self._embed(encoder, ref, digest)
+        means = self._class_means(task, encoder, rows_read)
+        means.save(outcome / _CLASS_MEANS)
+        files[_CLASS_MEANS] = outcome / _CLASS_MEANS
+        metrics = {**self._measure(embeddings), "classification": self._classify(task, encoder, embeddings, means)}
         meta = {
             "task": task.index,
             "fingerprint": fingerprint(self.config),
@@ -151,6 +165,34 @@ class StreamRun:
             meta["drift"] = asdict(self._drift(task.index, metrics["row"]))
         self.registry.publish_encoder(ref.run, ref.version, files, parent=pipeline.parent_of(self.config, task.index), meta=meta)
         return meta
+
+    def _show(self, made_up: Path, task: Task) -> None:
+        """Put what is for the report's eyes where it looks, wherever the task was learned."""
+        shown = self.folder / "tasks" / f"{task.index:03d}" / made_up.name
+        if made_up.exists() and not shown.exists():
+            shown.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(made_up, shown)
+
+    def _class_means(self, task: Task, encoder: Encoder, rows: NDArray[np.int64]) -> ClassMeans:
+        """Of all classes so far: the parent's, and new ones of the classes among the rows that this task was trained on."""
+        new = class_means(encoder, self.prepared.pixels, rows, self.prepared.stream.labels[rows])
+        parent = pipeline.parent_of(self.config, task.index)
+        stored = {} if parent is None else self.registry.files(parent)
+        return ClassMeans.load(stored[_CLASS_MEANS]).replaced_by(new) if _CLASS_MEANS in stored else new
+
+    def _classify(self, task: Task, encoder: Encoder, embeddings: SplitEmbeddings, means: ClassMeans) -> _Row:
+        """Row t of the classification matrices."""
+        ranking = self.config.strategy.options.get("ranking") or {}
+        return classification_metrics(
+            encoder,
+            self.prepared.pixels,
+            embeddings,
+            self.prepared.stream.tasks,
+            self.prepared.stream.labels,
+            learned=task.index + 1,
+            trained=ranking.get("cross_entropy", 0) > 0,
+            means=means,
+        )
 
     def _drift(self, task: int, row: dict[str, list[float | None]]) -> AccuracyDrift:
         """What learning a task changed, by mAP where there is one, as in the thesis, else by the run's main metric."""
@@ -210,18 +252,32 @@ class StreamRun:
 
     def test_rows(self) -> NDArray[np.int64]:
         """Every query and gallery row of the stream, the unseen classes' included."""
-        stream = self.prepared.stream
-        tasks = [*stream.tasks, *([stream.unseen] if stream.unseen else [])]
-        return np.unique(np.concatenate([rows for task in tasks for rows in (task.query, task.gallery)]))
+        return np.unique(np.concatenate([rows for task in self.prepared.stream.measured() for rows in (task.query, task.gallery)]))
 
     def _measure(self, embeddings: SplitEmbeddings) -> dict[str, Any]:
-        """Row t of every matrix: each task's test split, also of tasks not learned yet; the unseen classes apart."""
+        """Row t of every matrix: each task's test split, also of tasks not learned yet; the unseen classes apart, by dataset if cut so."""
         stream = self.prepared.stream
         rows = [task_metrics(embeddings, task, stream.labels) for task in stream.tasks]
         out: dict[str, Any] = {"row": {name: [row.get(name) for row in rows] for name in rows[0]}}
         if stream.unseen is not None:
             out["unseen"] = task_metrics(embeddings, stream.unseen, stream.labels)
+        if stream.unseen_of:
+            apart = [{} if task is None else task_metrics(embeddings, task, stream.labels) for task in stream.unseen_of]
+            out["unseen_row"] = {name: [row.get(name) for row in apart] for name in rows[0]}
         return out
+
+    def baseline(self) -> _Row:
+        """Every retrieval metric of each task by the encoder that the first task starts from; measured once, kept in the run's folder."""
+        path = self.folder / "baseline.json"
+        if not path.exists():
+            stream, items = self.prepared.stream, self.prepared.dataset.items
+            encoder = pipeline.untrained(self.config, self.prepared)
+            embeddings = embed_split(encoder, self.prepared.pixels, items, self.test_rows())
+            rows = [task_metrics(embeddings, task, stream.labels) for task in stream.tasks]
+            beside = path.with_suffix(".writing")
+            beside.write_text(json.dumps({name: [row.get(name) for row in rows] for name in rows[0] if name not in _COUNTS}))
+            beside.replace(path)
+        return json.loads(path.read_text())
 
     # -- segments and releases --------------------------------------------------------------------------------------------
 
@@ -294,11 +350,25 @@ class StreamRun:
         metas = [self.registry.manifest(ref).meta for ref in refs]
         names = list(metas[0]["metrics"]["row"])
         matrices = {name: [meta["metrics"]["row"][name] for meta in metas] for name in names}
+        unseen = {name: [meta["metrics"]["unseen_row"][name] for meta in metas] for name in names} if stream.unseen_of else {}
+        nothing: list[float | None] = [None] * len(stream.tasks)
+        for name in _CLASSIFICATION:  # versions that were published before there was such a thing have no row
+            matrices[name] = [meta["metrics"].get("classification", {}).get(name, nothing) for meta in metas]
+        baseline = self.baseline()
+        sizes = [len(task.query) for task in stream.tasks]
+        summary = _summary(matrices, [meta["metrics"].get("unseen") for meta in metas], unseen, baseline, sizes)
         releases = self.registry.releases(self.config.name)
         return {
             "name": self.config.name,
             "config": self.config.plain(),
-            "definitions": {**DEFINITIONS, **TASK_DEFINITIONS, **continual.DEFINITIONS},
+            "definitions": {
+                **DEFINITIONS,
+                **TASK_DEFINITIONS,
+                **CLASSIFICATION_DEFINITIONS,
+                **PROFILE_DEFINITIONS,
+                **continual.DEFINITIONS,
+                **(DATASET_DEFINITIONS if unseen else {}),
+            },
             "tasks": [
                 {
                     "index": task.index,
@@ -308,15 +378,19 @@ class StreamRun:
                     "query": len(task.query),
                     "gallery": len(task.gallery),
                     "items_read": meta["items_read"],
+                    **self._unseen_classes(task.index),
                 }
                 for task, meta in zip(stream.tasks, metas, strict=True)
             ],
-            "metrics": {name: {"matrix": matrix} for name, matrix in matrices.items()},
+            "metrics": {name: {"matrix": matrix, **_unseen(name, matrix, unseen)} for name, matrix in matrices.items()},
             "search": {
                 release.id: {"policy": release.policy, "merge": release.merge, "task": release.task, **release.metrics["search"]}
                 for release in releases
             },
-            "summary": _summary(matrices, [meta["metrics"].get("unseen") for meta in metas]),
+            "baseline": baseline,
+            "summary": {**summary, "top1_over_time": top1_over_time(matrices, stream.tasks, stream.labels)},
+            **profiles(self.embeddings(refs[-1]), stream.tasks, stream.labels, stream.classes),
+            **_datasets([task.name for task in stream.tasks], matrices, unseen),
             "releases": [release.id for release in releases],
             "encoders": [str(ref) for ref in refs],
             "train": [
@@ -325,6 +399,7 @@ class StreamRun:
                     "seconds": meta["train"]["seconds"],
                     "images_per_s": meta["train"]["images_per_s"],
                     "steps": meta["train"]["steps"],
+                    "peak_memory_mb": meta["train"].get("peak_memory_mb"),
                     "terms": meta["train"]["terms"],
                     "curves": meta["train"]["curves"],
                     "taken_over_from": meta.get("taken_over_from"),
@@ -334,11 +409,22 @@ class StreamRun:
             "bad_items": [{"id": bad.id, "where": bad.where, "why": bad.why} for bad in self.prepared.pixels.bad],
         }
 
+    def _unseen_classes(self, task: int) -> dict[str, Any]:
+        """The classes of a task's dataset that no task learns, where the stream is cut by dataset."""
+        stream = self.prepared.stream
+        apart = stream.unseen_of[task] if stream.unseen_of else None
+        if apart is None:
+            return {}
+        ids = np.unique(stream.labels[apart.query])
+        return {"unseen_classes": [stream.classes[int(number)] for number in ids], "unseen_query": len(apart.query)}
+
     def _closing_line(self, task: Task, release: Release) -> str:
         meta = self.registry.manifest(EncoderRef(self.config.name, task.index + 1)).meta
         main = main_metric(meta["metrics"]["row"])
         row = meta["metrics"]["row"][main]
         line = f"task {task.index + 1} learned: {main} {_percent(row[task.index])} on its own classes"
+        if "unseen_row" in meta["metrics"]:
+            line += f", {_percent(meta['metrics']['unseen_row'][main][task.index])} on the unseen ones of its dataset"
         if task.index:
             before = self.registry.manifest(EncoderRef(self.config.name, task.index)).meta["metrics"]["row"][main]
             moves = ", ".join(f"task {j + 1} {_percent(before[j])} -> {_percent(row[j])}" for j in range(task.index))
@@ -346,12 +432,46 @@ class StreamRun:
         return f"{line}; release {release.id} ({release.policy})"
 
 
-def _summary(matrices: dict[str, list[list[float | None]]], unseen: list[dict[str, float | None] | None]) -> dict[str, Any]:
+def _summary(
+    matrices: _Matrices,
+    unseen: list[dict[str, float | None] | None],
+    unseen_of: _Matrices,
+    baseline: _Row,
+    sizes: Sequence[float],
+) -> dict[str, Any]:
     """The figures that a run is compared by, on its main metric; and the same per metric under `by_metric`."""
-    last_unseen = unseen[-1] or {}
-    by_metric = {name: continual.summarise(matrix, last_unseen.get(name)) for name, matrix in matrices.items() if name not in _COUNTS}
+    last_unseen = {name: continual.last_average(matrix) for name, matrix in unseen_of.items()} or unseen[-1] or {}
+    by_metric = {
+        name: continual.summarise(matrix, last_unseen.get(name), baseline=baseline.get(name), weights=_weights(name, matrices, sizes))
+        for name, matrix in matrices.items()
+        if name not in _COUNTS
+    }
+    for name in by_metric.keys() & unseen_of.keys():
+        by_metric[name]["H_datasets"] = continual.last_average(harmonic_matrix(matrices[name], unseen_of[name]))
     main = main_metric({name: matrix[-1] for name, matrix in matrices.items()})
     return {"metric": main, **by_metric[main], "by_metric": by_metric}
+
+
+def _weights(name: str, matrices: _Matrices, sizes: Sequence[float]) -> Sequence[float]:
+    """How many queries each task's value of a metric is a mean over."""
+    counted = "t2i_queries" if name.startswith("t2i_") else None if name in _CLASSIFICATION or name.startswith("i2t_") else "queries"
+    return sizes if counted is None else [value or 0.0 for value in matrices[counted][-1]]
+
+
+def _unseen(name: str, matrix: list[list[float | None]], unseen_of: _Matrices) -> _Matrices:
+    """What stands beside a metric's matrix where each task is a dataset with unseen classes."""
+    if name not in unseen_of:
+        return {}
+    beside: _Matrices = {"unseen": unseen_of[name]}
+    return beside if name in _COUNTS else {**beside, "H": harmonic_matrix(matrix, unseen_of[name])}
+
+
+def _datasets(names: Sequence[str], matrices: _Matrices, unseen_of: _Matrices) -> dict[str, Any]:
+    """Seen, unseen and H of each dataset after each task, on the main metric."""
+    if not unseen_of:
+        return {}
+    main = main_metric({name: matrix[-1] for name, matrix in matrices.items()})
+    return {"datasets": by_dataset(names, main, matrices[main], unseen_of[main])}
 
 
 def main_metric(row: dict[str, list[float | None]]) -> str:

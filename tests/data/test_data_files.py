@@ -212,7 +212,8 @@ def test_torchvision_without_files_or_of_an_unknown_name_is_an_error(tmp_path: P
 
 
 def test_the_catalog_holds_every_source_and_suggests_names() -> None:
-    assert set(DATASETS) == {"scenes", "parquet", "image_folder", "karpathy", "torchvision"}
+    published = {"cub200", "stanford_dogs", "stanford_cars", "cifar100_binary"}
+    assert set(DATASETS) == {"scenes", "parquet", "image_folder", "karpathy", "torchvision", "sequence", *published}
     with pytest.raises(ConfigError, match="Did you mean 'parquet'"):
         DATASETS.build("parket", {})
     for name in DATASETS:

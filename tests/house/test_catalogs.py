@@ -6,18 +6,26 @@ import pytest
 
 from perdure.catalog import Catalog
 from perdure.data import DATASETS
-from perdure.encoders import ENCODERS, TEXT_TOWERS
+from perdure.encoders import ENCODERS, POOLINGS, TEXT_TOWERS
 from perdure.errors import ConfigError
 from perdure.index import PARTITIONS
+from perdure.losses.metric import METRIC_LOSSES, MINERS
 from perdure.strategies import STRATEGIES
 from perdure.stream import STREAMS
 
 CATALOGS: dict[str, tuple[Catalog[Any], set[str]]] = {
-    "datasets": (DATASETS, {"scenes", "parquet", "image_folder", "karpathy", "torchvision"}),
-    "streams": (STREAMS, {"class_incremental", "by_group"}),
+    "datasets": (DATASETS, {"scenes", "parquet", "image_folder", "karpathy", "torchvision", "sequence"}),
+    "streams": (STREAMS, {"class_incremental", "by_group", "dataset_sequence"}),
     "encoders": (ENCODERS, {"small_resnet", "torchvision"}),
     "text towers": (TEXT_TOWERS, {"bilstm"}),
-    "strategies": (STRATEGIES, {"fine_tune", "joint", "lwf", "l2", "correlation"}),
+    "poolings": (POOLINGS, {"avg", "mac", "spoc", "gem", "crow", "rmac"}),
+    "strategies": (
+        STRATEGIES,
+        {"fine_tune", "joint", "feature_extraction", "lwf", "l1", "l2", "mmd", "correlation", "correlation_all_teachers"}
+        | {"dual", "ewc", "mas", "alasso", "nce_ewc"},
+    ),
+    "metric losses": (METRIC_LOSSES, {"contrastive", "triplet_margin", "quadruplet", "n_pairs", "proxy_nca", "proxy_anchor", "angular"}),
+    "miners": (MINERS, {"batch_hard", "triplet_margin", "multi_similarity", "distance_weighted"}),
     "partitions": (PARTITIONS, {"flat", "hnsw"}),
 }
 PARTS = [(kind, name) for kind, (catalog, _) in CATALOGS.items() for name in catalog]

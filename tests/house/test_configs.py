@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perdure import pipeline
 from perdure.config import RunConfig, SweepConfig, load, load_sweep, parse
 from perdure.errors import ConfigError
 
@@ -145,9 +146,26 @@ def test_a_missing_file_says_where_ready_made_ones_are() -> None:
 
 
 def test_every_ready_made_run_loads() -> None:
-    assert len(RUNS) >= 3, "jobs/configs/ has fewer configs than expected"
+    assert len(RUNS) >= 12, "jobs/configs/ has fewer configs than expected"
     names = [load(path).name for path in RUNS]
     assert len(set(names)) == len(names), f"two configs share a run name: {names}"
+
+
+def test_every_ready_made_run_names_parts_and_options_that_exist() -> None:
+    for path in RUNS:
+        config = load(path)
+        assert not pipeline.check(config), path.name
+        assert pipeline.resolved(config).name == config.name
+
+
+def test_the_lifelong_runs_learn_half_or_the_thesis_numbers_of_classes() -> None:
+    small = load(ROOT / "jobs" / "configs" / "lifelong_cifar100_emoji.yaml").stream
+    animals, things, emoji = small.dataset.options["parts"]
+    assert (len(set(animals["labels"])), len(set(things["labels"])), len(set(emoji["labels"]))) == (45, 30, 7)
+    assert animals["dataset"] == things["dataset"] and not set(animals["labels"]) & set(things["labels"])
+    assert small.kind.options["unseen"] == 0.5
+    thesis = load(ROOT / "jobs" / "configs" / "lifelong_birds_dogs_cars.yaml").stream
+    assert thesis.kind.options["unseen"] == {"birds": 200 - 150, "dogs": 120 - 100, "cars": 196 - 160}
 
 
 def test_every_ready_made_run_opens_with_its_command() -> None:

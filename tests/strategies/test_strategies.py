@@ -1,6 +1,7 @@
 """What every strategy promises, over the whole catalog, on a small real encoder and two toy tasks."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,8 +13,19 @@ from perdure.losses import unit_rows
 from perdure.records import Batch, Embedded
 from perdure.strategies import STRATEGIES, Strategy, TaskContext
 
-DISTILLERS = {"lwf": "lwf", "l2": "l2", "correlation": "correlation"}
+DISTILLERS = {  # and the term that is their own
+    "lwf": "lwf",
+    "l1": "l1",
+    "l2": "l2",
+    "mmd": "mmd",
+    "correlation": "correlation",
+    "correlation_all_teachers": "correlation",
+}
+BESIDE = {"mmd": {"lwf"}}  # further terms of some
+PROTECTORS = {"ewc": {"ewc"}, "mas": {"mas"}, "alasso": {"alasso"}, "nce_ewc": {"nce", "ewc"}}  # they hold parameters; their own terms
 UNBOUNDED: dict[str, dict[str, object]] = {name: {"max_share": None} for name in DISTILLERS}  # the distilled term by itself
+TWO_TEACHERS = {"dual": {"kd1", "kd2", "te2_triplet", "te2_cross_entropy"}}  # the terms of those that are distilled from more than one
+OPTIONS: dict[str, dict[str, object]] = {"dual": {"inversion": {"pictures": 6, "iterations": 1}}}  # quick, where the default is long
 WORDS = ["red", "blue", "green", "grey", "pink", "cyan"]
 
 
@@ -21,6 +33,10 @@ def new_encoder(*, text: bool, num_classes: int = 3) -> Encoder:
     encoder = build_encoder("small_resnet", {"embedding_dim": 8, "width": 4, "image_size": 16}, with_text=text, seed=0)
     encoder.grow(num_classes=num_classes, captions=WORDS[:num_classes])
     return encoder
+
+
+def build(name: str) -> Strategy:
+    return STRATEGIES.build(name, OPTIONS.get(name, {}))
 
 
 def toy_batch(encoder: Encoder, task: int, seed: int = 0) -> Batch:
@@ -38,12 +54,26 @@ def embed(encoder: Encoder, strategy: Strategy, batch: Batch) -> Embedded:
     return Embedded(labels=batch.labels, image=image, text=text, **strategy.observe(batch))
 
 
+class FewExamples:
+    """A task so small that a single batch is all of it."""
+
+    def __init__(self, encoder: Encoder, task: int) -> None:
+        self._batch = toy_batch(encoder, task, seed=99)
+
+    def batches(self, *, size: int, per_class: int, count: int) -> Iterator[Batch]:
+        yield self._batch
+
+
 def learn(strategy: Strategy, encoder: Encoder, task: int, steps: int) -> list[dict[str, float]]:
-    """begin_task, grow, steps, end_task, as the training loop does it."""
+    """begin_task, grow, begin_training, prepare, steps, consolidate, end_task, as the training loop does it."""
     class_ids = torch.arange(3) + 3 * task
-    strategy.begin_task(encoder, TaskContext(task, class_ids))
+    text = encoder.text is not None
+    strategy.begin_task(encoder, TaskContext(task, class_ids, fresh=lambda: new_encoder(text=text, num_classes=0)))
     encoder.grow(num_classes=3 * (task + 1), captions=WORDS[: 3 * (task + 1)])
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-2)
+    strategy.begin_training(encoder)
+    trained = torch.nn.ModuleList([encoder, *strategy.trained().values()])
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-2)
+    strategy.prepare()
     encoder.train()
     history = []
     for step in range(steps):
@@ -51,21 +81,23 @@ def learn(strategy: Strategy, encoder: Encoder, task: int, steps: int) -> list[d
         terms = strategy.loss_terms(encoder, embed(encoder, strategy, batch))
         optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
+        strategy.before_step(encoder)
         optimizer.step()
+        strategy.after_step(encoder)
         history.append({name: term.item() for name, term in terms.items()})
-    encoder.eval()
+    strategy.consolidate(encoder.eval(), FewExamples(encoder, task))
     strategy.end_task(encoder)
     return history
 
 
-def test_the_catalog_holds_the_five() -> None:
-    assert sorted(STRATEGIES) == ["correlation", "fine_tune", "joint", "l2", "lwf"]
+def test_the_catalog_holds_every_distiller_and_protector_and_the_references() -> None:
+    assert {"fine_tune", "joint", "feature_extraction", *DISTILLERS, *PROTECTORS, *TWO_TEACHERS} <= set(STRATEGIES)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("text", [False, True], ids=["images", "images and text"])
 def test_the_first_task_has_only_the_ranking_terms_and_is_learned(name: str, text: bool) -> None:
-    history = learn(STRATEGIES.build(name, {}), new_encoder(text=text), 0, steps=12)
+    history = learn(build(name), new_encoder(text=text), 0, steps=12)
     assert set(history[0]) == {"triplet", "cross_entropy"} | ({"pairs"} if text else set())
     assert history[-1]["cross_entropy"] < 0.5 * history[0]["cross_entropy"]
 
@@ -74,10 +106,10 @@ def test_the_first_task_has_only_the_ranking_terms_and_is_learned(name: str, tex
 @pytest.mark.parametrize("text", [False, True], ids=["images", "images and text"])
 def test_the_second_task_adds_the_strategys_own_term(name: str, text: bool) -> None:
     encoder = new_encoder(text=text)
-    strategy = STRATEGIES.build(name, {})
+    strategy = build(name)
     learn(strategy, encoder, 0, steps=2)
     history = learn(strategy, encoder, 1, steps=3)
-    own = {DISTILLERS[name]} if name in DISTILLERS else set()
+    own = {DISTILLERS[name]} | BESIDE.get(name, set()) if name in DISTILLERS else (PROTECTORS | TWO_TEACHERS).get(name, set())
     assert set(history[0]) == {"triplet", "cross_entropy"} | ({"pairs"} if text else set()) | own
     assert all(torch.isfinite(torch.tensor(list(terms.values()))).all() for terms in history)
 
@@ -86,7 +118,7 @@ def test_the_second_task_adds_the_strategys_own_term(name: str, text: bool) -> N
 def test_the_same_task_twice_gives_the_same_weights_to_the_bit(name: str) -> None:
     def run() -> dict[str, Tensor]:
         encoder = new_encoder(text=True)
-        strategy = STRATEGIES.build(name, {})
+        strategy = build(name)
         learn(strategy, encoder, 0, steps=2)
         learn(strategy, encoder, 1, steps=2)
         return encoder.state_dict()
@@ -99,11 +131,11 @@ def test_the_same_task_twice_gives_the_same_weights_to_the_bit(name: str) -> Non
 def test_a_strategy_made_anew_between_tasks_goes_on_to_the_same_weights(name: str) -> None:
     def run(*, restart: bool) -> dict[str, Tensor]:
         encoder = new_encoder(text=True)
-        strategy = STRATEGIES.build(name, {})
+        strategy = build(name)
         learn(strategy, encoder, 0, steps=2)
         if restart:
             state = strategy.state_dict()
-            strategy = STRATEGIES.build(name, {})
+            strategy = build(name)
             strategy.load_state_dict(state)
         learn(strategy, encoder, 1, steps=2)
         return encoder.state_dict()
@@ -114,13 +146,15 @@ def test_a_strategy_made_anew_between_tasks_goes_on_to_the_same_weights(name: st
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_refuses_the_state_of_another(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} keeps no state between tasks, but got fisher"):
-        STRATEGIES.build(name, {}).load_state_dict({"fisher": torch.zeros(1)})
+    strategy = build(name)
+    with pytest.raises(ValueError, match=f"^{name} keeps .*, but got '?fisher.*: was this saved by another strategy"):
+        strategy.load_state_dict({"fisher": torch.zeros(1)})
+    assert not strategy.state_dict()
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_only_joint_starts_over_and_reads_earlier_tasks(name: str) -> None:
-    strategy = STRATEGIES.build(name, {})
+    strategy = build(name)
     assert strategy.reads_earlier_tasks == strategy.restarts == (name == "joint")
 
 
@@ -135,10 +169,10 @@ def test_joint_classifies_over_all_classes_whatever_the_task_brings() -> None:
     assert (encoder.classifier.weight.grad.abs().sum(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("name", ["fine_tune", *DISTILLERS])
+@pytest.mark.parametrize("name", ["fine_tune", *DISTILLERS, *PROTECTORS])
 def test_the_softmax_of_a_new_task_leaves_the_rows_of_old_classes_alone(name: str) -> None:
     encoder = new_encoder(text=False, num_classes=6)
-    strategy = STRATEGIES.build(name, {})
+    strategy = build(name)
     strategy.begin_task(encoder, TaskContext(1, torch.tensor([3, 4, 5])))
     strategy.loss_terms(encoder, embed(encoder, strategy, toy_batch(encoder, 1)))["cross_entropy"].backward()
     gradient = encoder.classifier.weight.grad
@@ -149,7 +183,7 @@ def test_the_softmax_of_a_new_task_leaves_the_rows_of_old_classes_alone(name: st
 @pytest.mark.parametrize("name", DISTILLERS)
 def test_the_teacher_stays_as_it_was_in_eval_mode_whatever_happens_to_the_student(name: str) -> None:
     encoder = new_encoder(text=True)
-    strategy = STRATEGIES.build(name, {})
+    strategy = build(name)
     strategy.begin_task(encoder, TaskContext(1, torch.tensor([3, 4, 5])))
     batch = toy_batch(encoder, 0)
     encoder.eval()
@@ -170,7 +204,7 @@ def test_the_teacher_stays_as_it_was_in_eval_mode_whatever_happens_to_the_studen
 def test_the_teacher_is_no_part_of_the_student(name: str) -> None:
     encoder = new_encoder(text=True)
     before = [key for key, _ in encoder.named_modules()], list(encoder.state_dict())
-    strategy = STRATEGIES.build(name, {})
+    strategy = build(name)
     strategy.begin_task(encoder, TaskContext(1, torch.tensor([3])))
     assert ([key for key, _ in encoder.named_modules()], list(encoder.state_dict())) == before
     assert not isinstance(strategy, torch.nn.Module)
@@ -180,7 +214,7 @@ def test_the_teacher_is_no_part_of_the_student(name: str) -> None:
 @pytest.mark.parametrize("name", DISTILLERS)
 def test_the_teacher_reads_captions_with_words_that_came_after_it(name: str) -> None:
     encoder = new_encoder(text=True)
-    strategy = STRATEGIES.build(name, {})
+    strategy = build(name)
     strategy.begin_task(encoder, TaskContext(1, torch.tensor([3, 4, 5])))
     encoder.grow(num_classes=6, captions=WORDS)
     batch = toy_batch(encoder, 1)
@@ -192,7 +226,7 @@ def test_the_teacher_reads_captions_with_words_that_came_after_it(name: str) -> 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_nothing_is_observed_without_a_teacher(name: str) -> None:
     encoder = new_encoder(text=True)
-    strategy = STRATEGIES.build(name, {})
+    strategy = build(name)
     strategy.begin_task(encoder, TaskContext(0, torch.arange(3)))
     assert strategy.observe(toy_batch(encoder, 0)) == {}
 
@@ -200,7 +234,7 @@ def test_nothing_is_observed_without_a_teacher(name: str) -> None:
 @pytest.mark.parametrize("name", DISTILLERS)
 def test_a_batch_without_what_the_teacher_said_is_refused(name: str) -> None:
     encoder = new_encoder(text=True)
-    strategy = STRATEGIES.build(name, {})
+    strategy = build(name)
     strategy.begin_task(encoder, TaskContext(1, torch.arange(3)))
     batch = toy_batch(encoder, 0)
     image, text = encoder(batch.images, batch.tokens)
@@ -238,22 +272,22 @@ def test_the_distilled_term_pulls_the_student_back_to_its_teacher(name: str, tex
 @pytest.mark.parametrize("name", DISTILLERS)
 def test_the_gradient_is_finite_where_student_and_teacher_are_the_same(name: str) -> None:
     encoder = new_encoder(text=True)
-    strategy = STRATEGIES.build(name, {})
+    strategy = build(name)
     strategy.begin_task(encoder, TaskContext(1, torch.arange(3)))
     encoder.eval()
     batch = toy_batch(encoder, 0)
     strategy.loss_terms(encoder, embed(encoder, strategy, batch))[DISTILLERS[name]].backward()
     gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)
-    # lwf compares classifier logits of the same embeddings too, so all three start from rest
+    # lwf compares classifier logits of the same embeddings too, so all of them start from rest
     assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-3
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_terms_do_not_depend_on_batch_order(name: str) -> None:
     encoder = new_encoder(text=True, num_classes=6)
-    strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, TaskContext(1, torch.tensor([3, 4, 5])))
+    strategy = build(name)
+    strategy.begin_task(encoder, TaskContext(1, torch.tensor([3, 4, 5]), fresh=lambda: new_encoder(text=True, num_classes=0)))
     encoder.eval()
     batch = toy_batch(encoder, 1)
     assert batch.tokens is not None
@@ -272,8 +306,8 @@ def test_after_a_task_the_student_agrees_with_its_teacher_more_than_a_fine_tuned
 
     def disagreement(learned_by: str) -> float:
         student = copy.deepcopy(parent)
-        learn(STRATEGIES.build(learned_by, {}), student, 1, steps=15)
-        judge = STRATEGIES.build(name, {"weight": 1} | UNBOUNDED.get(name, {}))
+        learn(STRATEGIES.build(learned_by, UNBOUNDED.get(learned_by, {})), student, 1, steps=15)
+        judge = STRATEGIES.build(name, UNBOUNDED.get(name, {}))
         judge.begin_task(parent, TaskContext(1, torch.arange(3, 6)))
         return judge.loss_terms(student, embed(student, judge, toy_batch(student, 1, seed=99)))[DISTILLERS[name]].item()
 

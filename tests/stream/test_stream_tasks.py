@@ -75,6 +75,37 @@ def test_order_can_be_sorted_or_given_and_what_is_not_named_is_left_out() -> Non
     assert stream.classes == tuple(given_order) and (stream.labels >= 0).sum() == 18
 
 
+@given(st.permutations([0, 1, 2]))
+@settings(max_examples=6, deadline=None)
+def test_the_tasks_can_be_learned_in_another_order(task_order: list[int]) -> None:
+    items = dataset()
+    as_they_come = cut("class_incremental", items, first=4, step=3)
+    stream = cut("class_incremental", items, first=4, step=3, task_order=task_order)
+    assert [task.index for task in stream.tasks] == [0, 1, 2]
+    for task, place in zip(stream.tasks, task_order, strict=True):
+        same = as_they_come.tasks[place]
+        assert task.name == same.name and set(task.classes) == set(same.classes)
+        assert np.array_equal(task.train, same.train) and np.array_equal(task.query, same.query)
+    introduced = [label for task in stream.tasks for label in task.classes]
+    assert list(stream.classes) == introduced, "class ids follow the order in which the classes are learned"
+
+
+@pytest.mark.parametrize(
+    ("task_order", "complaint"),
+    [
+        ([0, 1], "2 is missing"),
+        ([1, 2, 3], "0 is missing"),
+        ([0, 0, 0], "1, 2 are missing"),
+        ([], "there are 3 tasks"),
+        ([0, 1, 2, 2], "once"),
+    ],
+)
+def test_a_task_order_that_is_no_permutation_is_a_config_error(task_order: list[int], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=r"task_order=.*there are 3 tasks; name each of 0 to 2 once") as caught:
+        cut("class_incremental", dataset(), first=4, step=3, task_order=task_order)
+    assert complaint in str(caught.value)
+
+
 @given(st.integers(0, 5000), st.integers(0, 50))
 @settings(max_examples=30, deadline=None)
 def test_same_seed_same_split_whatever_the_order_of_rows(shuffle: int, seed: int) -> None:
@@ -186,5 +217,5 @@ def test_a_group_without_a_split_is_named() -> None:
         cut("by_group", items)
 
 
-def test_the_catalog_holds_both() -> None:
-    assert set(STREAMS) == {"class_incremental", "by_group"}
+def test_the_catalog_holds_every_way_of_cutting() -> None:
+    assert set(STREAMS) == {"class_incremental", "by_group", "dataset_sequence"}

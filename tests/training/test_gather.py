@@ -6,21 +6,25 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from third_task import OPTIONS, third_task
 from torch import distributed as dist
 from torch import multiprocessing
 
 from perdure.encoders import Encoder
-from perdure.strategies import STRATEGIES, TaskContext
+from perdure.strategies import STRATEGIES
 from perdure.training.gather import ALONE, Distributed, Workers
 from perdure.training.loop import TaskData, train_task
 from perdure.training.precision import Precision
 from perdure.training.schedule import Schedule
 
 FP32 = Precision("fp32", torch.device("cpu"), channels_last=False)
+METRICS = {  # fine-tuning by a loss whose parameters, or whose memory and random triplets, must be the same on every worker
+    "proxies": {"name": "proxy_anchor"},
+    "memory": {"name": "multi_similarity", "memory": 30, "miner": "distance_weighted"},
+}
 
 
 def free_port() -> int:
@@ -30,13 +34,14 @@ def free_port() -> int:
 
 
 def learn(name: str, encoder: Encoder, task: TaskData, workers: Workers) -> tuple[Encoder, list[int], dict[str, float]]:
-    """Two steps of a second task, BatchNorm frozen, plain gradient descent so that gradients are compared, not Adam's signs."""
-    strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, TaskContext(1, torch.from_numpy(np.unique(task.labels))))
+    """Two steps of a third task, BatchNorm frozen, plain gradient descent so that gradients are compared, not Adam's signs."""
+    options = {"ranking": {"triplet": 0, "metric": METRICS[name]}} if name in METRICS else OPTIONS.get(name, {})
+    strategy = STRATEGIES.build("fine_tune" if name in METRICS else name, options)
+    strategy.begin_task(encoder, third_task(encoder, task.labels))
     encoder.grow(num_classes=8)
     encoder.set_batch_norm_frozen(True)
     schedule = Schedule(epochs=1, batch_size=18, per_class=3, lr=0.05, optimizer="sgd", schedule="constant", crop=2, max_steps=2)
-    summary = train_task(encoder, strategy, task, schedule, task_index=1, precision=FP32, workers=workers)
+    summary = train_task(encoder, strategy, task, schedule, task_index=2, precision=FP32, workers=workers)
     return encoder, summary.read, summary.terms
 
 
@@ -51,7 +56,7 @@ def in_process(rank: int, num: int, port: int, names: list[str], encoder: Encode
     dist.destroy_process_group()
 
 
-def second_task(num: int, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]) -> tuple[Encoder, TaskData]:
+def task_for(num: int, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]) -> tuple[Encoder, TaskData]:
     """With text for two workers, without for three."""
     parent = toy_encoder(text=num == 2)
     for module in parent.modules():  # every worker draws its own dropout; without it the mathematics must agree
@@ -66,16 +71,16 @@ def second_task(num: int, toy_encoder: Callable[..., Encoder], toy_task: Callabl
 def by_workers(tmp_path_factory: pytest.TempPathFactory, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]) -> Path:
     """The folder with what the workers of each number learned: two by every strategy, three (slices of unequal length) by one."""
     folder = tmp_path_factory.mktemp("workers")
-    for num, names in ((2, list(STRATEGIES)), (3, ["correlation"])):
-        multiprocessing.spawn(in_process, args=(num, free_port(), names, *second_task(num, toy_encoder, toy_task), str(folder)), nprocs=num)
+    for num, names in ((2, [*STRATEGIES, *METRICS]), (3, ["correlation"])):
+        multiprocessing.spawn(in_process, args=(num, free_port(), names, *task_for(num, toy_encoder, toy_task), str(folder)), nprocs=num)
     return folder
 
 
-@pytest.mark.parametrize(("name", "num"), [*((name, 2) for name in STRATEGIES), ("correlation", 3)])
+@pytest.mark.parametrize(("name", "num"), [*((name, 2) for name in [*STRATEGIES, *METRICS]), ("correlation", 3)])
 def test_workers_do_not_change_loss_gradient_or_weights(
     name: str, num: int, by_workers: Path, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]
 ) -> None:
-    alone, read, terms = learn(name, *second_task(num, toy_encoder, toy_task), ALONE)
+    alone, read, terms = learn(name, *task_for(num, toy_encoder, toy_task), ALONE)
     for rank in range(num):
         together = load_file(by_workers / f"{name}-{num}-{rank}.safetensors")
         for key, value in alone.state_dict().items():

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from third_task import OPTIONS, third_task
 
 from perdure.encoders import Encoder
 from perdure.errors import DataError
-from perdure.strategies import STRATEGIES, TaskContext
+from perdure.records import Embedded
+from perdure.strategies import STRATEGIES, Strategy, TaskContext
 from perdure.tracking import JsonlTracker
 from perdure.training.checkpoint import FolderCheckpoints
 from perdure.training.loop import TaskData, TrainSummary, train_task
@@ -25,7 +27,7 @@ class Killed(Exception):
     pass
 
 
-def learn_second_task(
+def learn_third_task(
     name: str,
     encoder: Encoder,
     task: TaskData,
@@ -35,9 +37,9 @@ def learn_second_task(
     kill_at: int | None = None,
     every: int = 0,
 ) -> TrainSummary:
-    """The second task, from a parent that is `encoder`; `kill_at`: die after that many steps."""
-    strategy = STRATEGIES.build(name, {})
-    strategy.begin_task(encoder, TaskContext(1, torch.from_numpy(np.unique(task.labels))))
+    """The third task, from a parent that is `encoder`; `kill_at`: die after that many steps."""
+    strategy = STRATEGIES.build(name, OPTIONS.get(name, {}))
+    strategy.begin_task(encoder, third_task(encoder, task.labels))
     encoder.grow(num_classes=8)
 
     def on_step(step: int, total: int, terms: dict[str, float]) -> None:
@@ -45,7 +47,7 @@ def learn_second_task(
             raise Killed
 
     schedule = Schedule(**{**SCHEDULE.__dict__, "checkpoint_every": every})
-    return train_task(encoder, strategy, task, schedule, task_index=1, precision=precision, checkpoints=checkpoints, on_step=on_step)
+    return train_task(encoder, strategy, task, schedule, task_index=2, precision=precision, checkpoints=checkpoints, on_step=on_step)
 
 
 def weights(encoder: Encoder) -> dict[str, torch.Tensor]:
@@ -60,16 +62,41 @@ def test_killed_and_resumed_equals_never_killed_bit_for_bit(
     task = toy_task(1, text=text)
     parent = toy_encoder(text=text)
     whole, broken, resumed = copy.deepcopy(parent), copy.deepcopy(parent), copy.deepcopy(parent)
-    whole_summary = learn_second_task(name, whole, task, fp32)
+    whole_summary = learn_third_task(name, whole, task, fp32)
     checkpoints = FolderCheckpoints(tmp_path)
     with pytest.raises(Killed):
-        learn_second_task(name, broken, task, fp32, checkpoints=checkpoints, kill_at=6, every=4)
+        learn_third_task(name, broken, task, fp32, checkpoints=checkpoints, kill_at=6, every=4)
     torch.manual_seed(999)  # whatever a new process starts with
-    resumed_summary = learn_second_task(name, resumed, task, fp32, checkpoints=checkpoints, every=4)
+    resumed_summary = learn_third_task(name, resumed, task, fp32, checkpoints=checkpoints, every=4)
     for key, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[key]), key
     assert resumed_summary.steps == whole_summary.steps == 9
     assert resumed_summary.curves == whole_summary.curves
+
+
+class Listening(Strategy):
+    """Writes down what each step would draw from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds: list[int] = []
+
+    def loss_terms(self, encoder: Encoder, batch: Embedded) -> dict[str, torch.Tensor]:
+        self.seeds.append(batch.seed)
+        return super().loss_terms(encoder, batch)
+
+
+def test_a_strategys_draws_are_new_at_every_step_and_task_and_the_same_when_it_is_done_again(
+    toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
+) -> None:
+    def seeds(task_index: int) -> list[int]:
+        encoder, strategy = toy_encoder(), Listening()
+        strategy.begin_task(encoder, TaskContext(task_index, torch.arange(4)))
+        train_task(encoder, strategy, toy_task(0), SCHEDULE, task_index=task_index, precision=fp32)
+        return strategy.seeds
+
+    assert seeds(1) == seeds(1)
+    assert len(set(seeds(1) + seeds(2))) == 18
 
 
 def test_the_text_tower_learns_from_the_captions(
@@ -89,7 +116,7 @@ def test_reads_exactly_the_rows_of_its_task(
 ) -> None:
     task = toy_task(1)
     task.pixels.take(np.array([0]))  # an earlier read by somebody else is not this task's
-    summary = learn_second_task("correlation", toy_encoder(), task, fp32)
+    summary = learn_third_task("correlation", toy_encoder(), task, fp32)
     assert sorted(summary.read) == sorted(task.rows.tolist())
 
 

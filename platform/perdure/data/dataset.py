@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from perdure.errors import DataError
 from perdure.records import Item
 
-__all__ = ["Dataset", "check_items", "file_stamp", "fingerprint", "hold_out", "read_file", "unique_between_splits"]
+__all__ = ["Dataset", "check_items", "file_stamp", "fingerprint", "hold_out", "read_file", "split_anew", "unique_between_splits"]
 
 _SHOWN = 3  # examples in a message: enough to find the fault, few enough to read
 
@@ -78,7 +80,7 @@ def hold_out(ids: Sequence[str], labels: Sequence[str]) -> list[str]:
     The n items of a class are ranked by sha1(id) and the first n // 5 are held out; a class with fewer than five items holds an
     item out iff sha1(id) mod 5 is 0, so that a dataset of singletons is split too. Neither row order nor a seed plays a part.
     """
-    hashes = [int.from_bytes(hashlib.sha1(key.encode()).digest(), "big") for key in ids]
+    hashes = [_hash(key) for key in ids]
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, label in enumerate(labels):
         rows_of[label].append(row)
@@ -91,6 +93,26 @@ def hold_out(ids: Sequence[str], labels: Sequence[str]) -> list[str]:
         for row in held_out:
             splits[row] = "test"
     return splits
+
+
+def split_anew(items: Sequence[Item], test_share: float) -> list[Item]:
+    """The items with a split of our own instead of theirs: a share of each class is "test", chosen by a hash of the id.
+
+    Of the n items of a class, ranked by sha1(id), the first ceil(test_share n) are held out, so that 0.4 leaves floor(0.6 n) for
+    training; one item at least stays there. Neither row order nor a seed plays a part.
+    """
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, item in enumerate(items):
+        rows_of[item.label].append(row)
+    held_out: set[int] = set()
+    for rows in rows_of.values():
+        count = min(math.ceil(round(test_share * len(rows), 9)), len(rows) - 1)  # rounded: 0.07 * 100 is 7.000000000000001
+        held_out.update(sorted(rows, key=lambda row: (_hash(items[row].id), items[row].id))[:count])
+    return [replace(item, split="test" if row in held_out else "train") for row, item in enumerate(items)]
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.sha1(key.encode()).digest(), "big")
 
 
 def fingerprint(parts: Iterable[object]) -> str:

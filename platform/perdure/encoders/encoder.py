@@ -15,6 +15,7 @@ from perdure.encoders.classifier import GrowingClassifier
 from perdure.encoders.image_tower import ImageTower
 from perdure.encoders.text_tower import TextTower
 from perdure.encoders.vocabulary import Vocabulary
+from perdure.encoders.whitening import Whitening
 from perdure.errors import BadQuery
 
 __all__ = ["Encoder"]
@@ -23,11 +24,14 @@ __all__ = ["Encoder"]
 class Encoder(nn.Module):
     """Pictures and texts to vectors of one space.
 
+    What is trained is `forward`. What is stored and compared comes from `embed_images` and `embed_texts`, behind the `whitening` where
+    one was fitted to this version; it is None otherwise, and while the encoder is trained.
+
     Args:
         image: pictures (B, 3, H, W) in [0, 1] -> (B, D).
         text: word ids (B, L) -> (B, D); None where the data has no captions, and then there is no vocabulary either.
         classifier: (B, D) -> logits of the classes seen so far.
-        embedding_dim: D.
+        embedding_dim: D of the joint space, as it is trained: `joint_dim`.
         image_size: height and width that pictures are brought to before they come here.
         name: of the entry in `ENCODERS` that makes such an encoder.
         options: of that entry, as plain data.
@@ -50,13 +54,15 @@ class Encoder(nn.Module):
         self.image = image
         self.text = text
         self.classifier = classifier
-        self.embedding_dim = embedding_dim
+        self.whitening: Whitening | None = None
+        self.joint_dim = embedding_dim
         self.image_size = image_size
         self.vocabulary = Vocabulary() if text is not None else None
         self.name = name
         self.options = dict(options)
         self.seed = seed
         self._batch_norm_frozen = False
+        self._towers_frozen = False
 
     def forward(self, images: Tensor, tokens: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Embeddings before normalisation.
@@ -69,13 +75,18 @@ class Encoder(nn.Module):
         """
         return self.image(images), self.text(tokens) if self.text is not None and tokens is not None else None
 
+    @property
+    def embedding_dim(self) -> int:
+        """Of what `embed_images` and `embed_texts` give: the joint space's, or fewer where a whitening keeps fewer."""
+        return self.joint_dim if self.whitening is None else self.whitening.dim
+
     def embed_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float in [0, 1] -> (B, D) float32 rows of unit length, in evaluation mode and without gradient."""
+        """(B, 3, H, W) float in [0, 1] -> (B, embedding_dim) float32 rows of unit length, in evaluation mode and without gradient."""
         with _Evaluating(self), torch.no_grad():
-            return functional.normalize(self.image(images.to(self.device)), dim=1)
+            return self._finished(self.image(images.to(self.device)))
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """B texts -> (B, D) float32 rows of unit length, in evaluation mode and without gradient.
+        """B texts -> (B, embedding_dim) float32 rows of unit length, in evaluation mode and without gradient.
 
         Raises:
             BadQuery: this encoder has no text tower.
@@ -84,7 +95,12 @@ class Encoder(nn.Module):
             raise BadQuery("this encoder has no text tower: it was learned from pictures without captions. Search by image or by item id.")
         tokens = self.vocabulary.encode(texts).to(self.device)
         with _Evaluating(self), torch.no_grad():
-            return functional.normalize(self.text(tokens), dim=1)
+            return self._finished(self.text(tokens))
+
+    def _finished(self, embeddings: Tensor) -> Tensor:
+        """(B, D) before normalisation -> (B, embedding_dim) unit rows."""
+        rows = functional.normalize(embeddings, dim=1)
+        return rows if self.whitening is None else self.whitening(rows)
 
     def grow(self, *, num_classes: int, captions: Iterable[str] = ()) -> None:
         """Make room for a task: classifier rows for its classes, vocabulary and word rows for its captions.
@@ -107,6 +123,7 @@ class Encoder(nn.Module):
             "seed": self.seed,
             "num_classes": self.classifier.num_classes,
             "vocabulary": None if self.vocabulary is None else list(self.vocabulary.words),
+            "whitening": None if self.whitening is None else {"dim": self.whitening.dim},
         }
 
     @property
@@ -119,19 +136,37 @@ class Encoder(nn.Module):
         """Whether any layer keeps running statistics of the data."""
         return any(isinstance(module, _BatchNorm) for module in self.modules())
 
+    @property
+    def batch_norm_frozen(self) -> bool:
+        """Whether BatchNorm layers stay on their running statistics while training."""
+        return self._batch_norm_frozen
+
     def set_batch_norm_frozen(self, frozen: bool) -> None:
         """Keep BatchNorm layers on their running statistics, also while training; or stop keeping them there."""
         self._batch_norm_frozen = frozen
         self.train(self.training)
 
+    def set_towers_frozen(self, frozen: bool) -> None:
+        """Keep both towers exactly as they are, also while training: no gradient, and no statistics that move; or stop keeping them."""
+        self._towers_frozen = frozen
+        for tower in self._towers():
+            tower.requires_grad_(not frozen)
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> Self:
-        """Switch to training (or evaluation) mode; BatchNorm layers stay in evaluation mode when they are frozen."""
+        """Switch to training (or evaluation) mode; what is frozen stays in evaluation mode."""
         super().train(mode)
+        if self._towers_frozen:
+            for tower in self._towers():
+                tower.eval()
         if self._batch_norm_frozen:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def _towers(self) -> list[nn.Module]:
+        return [tower for tower in (self.image, self.text) if tower is not None]
 
 
 class _Evaluating:

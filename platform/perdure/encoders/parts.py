@@ -7,24 +7,28 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 from torch import nn
 
 from perdure.catalog import Catalog
 from perdure.config import PartConfig
 from perdure.encoders.bilstm import BiLSTM
 from perdure.encoders.classifier import GrowingClassifier
+from perdure.encoders.crow import CroW
 from perdure.encoders.encoder import Encoder
 from perdure.encoders.image_tower import ImageTower
-from perdure.encoders.pooling import make_pooling
+from perdure.encoders.pooling import MAC, AveragePooling, GeM, Pooling, SPoC
+from perdure.encoders.rmac import RMAC
 from perdure.encoders.small_resnet import small_resnet_trunk
 from perdure.encoders.text_tower import TextTower
 from perdure.encoders.torchvision_backbone import torchvision_trunk
+from perdure.encoders.whitening import WhiteningOptions
 from perdure.errors import ConfigError
 
-__all__ = ["ENCODERS", "TEXT_TOWERS", "TextPart", "build_encoder", "small_resnet", "torchvision"]
+__all__ = ["ENCODERS", "POOLINGS", "TEXT_TOWERS", "PoolingPart", "TextPart", "build_encoder", "small_resnet", "torchvision"]
 
 TEXT_TOWERS: Catalog[TextTower] = Catalog("text tower", {"bilstm": BiLSTM})
+POOLINGS: Catalog[Pooling] = Catalog("pooling", {"avg": AveragePooling, "mac": MAC, "spoc": SPoC, "gem": GeM, "crow": CroW, "rmac": RMAC})
 
 
 class TextPart(PartConfig):
@@ -43,7 +47,28 @@ class TextPart(PartConfig):
         return self
 
 
+class PoolingPart(PartConfig):
+    """The pooling of the last map: a name in `POOLINGS`, with its options."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        problems = POOLINGS.problems(self.name, self.options)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @model_serializer
+    def _plain(self) -> str | dict[str, Any]:
+        """The name alone where no option was given, else all options."""
+        return {"name": self.name, **POOLINGS.plain(self.name, self.options)} if self.options else self.name
+
+    def build(self) -> Pooling:
+        """The module."""
+        return POOLINGS.build(self.name, self.options)
+
+
 _AUTO = TextPart(name="auto")
+_AVG, _GEM = PoolingPart(name="avg"), PoolingPart(name="gem")
 
 
 def small_resnet(
@@ -52,11 +77,12 @@ def small_resnet(
     *,
     embedding_dim: int = 128,
     image_size: int = 32,
-    pooling: Literal["avg", "gem"] = "gem",
+    pooling: PoolingPart = _GEM,
     width: int = 24,
     blocks: int = 1,
     classifier: Literal["cosine", "linear"] = "cosine",
     text: TextPart = _AUTO,
+    whitening: WhiteningOptions | None = None,
 ) -> Encoder:
     """An encoder with the small residual network, to be learned from scratch.
 
@@ -65,24 +91,24 @@ def small_resnet(
         seed: of the rows that are appended to the classifier and to the words.
         embedding_dim: D.
         image_size: height and width of the pictures.
-        pooling: of the last map, average or generalised mean.
+        pooling: of the last map.
         width: channels of the first stage.
         blocks: residual blocks of each of the three stages.
         classifier: cosine or linear logits.
         text: the text tower.
+        whitening: how PCA with whitening is to be fitted after each task; null = not at all.
     """
     trunk, channels = small_resnet_trunk(width=width, blocks=blocks)
-    image = ImageTower(
-        nn.Sequential(trunk, make_pooling(pooling)), width=channels, embedding_dim=embedding_dim, mean=(0.5,) * 3, std=(0.25,) * 3
-    )
+    image = ImageTower(nn.Sequential(trunk, pooling.build()), width=channels, embedding_dim=embedding_dim, mean=(0.5,) * 3, std=(0.25,) * 3)
     options = {
         "embedding_dim": embedding_dim,
         "image_size": image_size,
-        "pooling": pooling,
+        "pooling": pooling.model_dump(),
         "width": width,
         "blocks": blocks,
         "classifier": classifier,
         "text": text.model_dump(),
+        "whitening": whitening and whitening.model_dump(),
     }
     return _dual("small_resnet", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
 
@@ -95,9 +121,10 @@ def torchvision(
     weights: str | None = None,
     embedding_dim: int = 128,
     image_size: int = 224,
-    pooling: Literal["avg", "gem"] = "avg",
+    pooling: PoolingPart = _AVG,
     classifier: Literal["cosine", "linear"] = "cosine",
     text: TextPart = _AUTO,
+    whitening: WhiteningOptions | None = None,
 ) -> Encoder:
     """An encoder on any of torchvision's classification models.
 
@@ -108,20 +135,22 @@ def torchvision(
         weights: torchvision's name of pre-trained weights ("DEFAULT"), or a local .pth, .pt or .safetensors file; null = random weights.
         embedding_dim: D.
         image_size: height and width of the pictures.
-        pooling: of the last map, average or generalised mean.
+        pooling: of the last map.
         classifier: cosine or linear logits.
         text: the text tower.
+        whitening: how PCA with whitening is to be fitted after each task; null = not at all.
     """
-    trunk = torchvision_trunk(architecture, weights=weights, image_size=image_size, pooling=pooling)
+    trunk = torchvision_trunk(architecture, weights=weights, image_size=image_size, pooling=pooling.build())
     image = ImageTower(trunk.module, width=trunk.width, embedding_dim=embedding_dim, mean=trunk.mean, std=trunk.std)
     options = {
         "architecture": architecture,
         "weights": weights,
         "embedding_dim": embedding_dim,
         "image_size": image_size,
-        "pooling": pooling,
+        "pooling": pooling.model_dump(),
         "classifier": classifier,
         "text": text.model_dump(),
+        "whitening": whitening and whitening.model_dump(),
     }
     return _dual("torchvision", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
 
@@ -138,6 +167,9 @@ def _dual(
 ) -> Encoder:
     """Join an image tower with the text tower that was asked for and an empty classifier."""
     dim = int(options["embedding_dim"])
+    kept = (options["whitening"] or {}).get("dim")
+    if kept is not None and kept > dim:
+        raise ConfigError(f"encoder '{name}'", [f"whitening.dim={kept}, but embedding_dim={dim}: whitening cannot add dimensions"])
     if text.name not in ("auto", "none") and not with_text:
         raise ConfigError(
             f"encoder '{name}'",

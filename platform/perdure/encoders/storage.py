@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from perdure.encoders.encoder import Encoder
 from perdure.encoders.parts import build_encoder
 from perdure.encoders.vocabulary import Vocabulary
+from perdure.encoders.whitening import Whitening
 from perdure.errors import Corrupt, NotFound
 
 __all__ = ["DESCRIPTION", "WEIGHTS", "load_encoder", "save_encoder"]
@@ -46,6 +48,9 @@ def load_encoder(folder: Path) -> Encoder:
         if encoder.vocabulary is not None:
             encoder.vocabulary = Vocabulary(vocabulary)
         encoder.grow(num_classes=described["num_classes"])
+        whitening = described.get("whitening")  # encoders of before there was one do not say
+        if whitening is not None:
+            encoder.whitening = Whitening(torch.zeros(encoder.joint_dim), torch.zeros(whitening["dim"], encoder.joint_dim))
         encoder.load_state_dict(load_file(folder / WEIGHTS))
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise Corrupt(f"the encoder in {folder} cannot be read: {error}") from error

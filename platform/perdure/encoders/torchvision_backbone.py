@@ -4,11 +4,12 @@ What a model's parts are called differs from model to model, so they are found b
 last is the classifier, and the map is pooled where the model itself pools it.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from perdure.catalog import did_you_mean
-from perdure.encoders.pooling import make_pooling
+from perdure.encoders.pooling import AveragePooling, Pooling
 from perdure.errors import ConfigError
 from perdure.torchvision_guard import import_torchvision
 
@@ -48,7 +49,7 @@ class _Call:
     ndim_out: int
 
 
-def torchvision_trunk(architecture: str, *, weights: str | None, image_size: int, pooling: Literal["avg", "gem"]) -> Trunk:
+def torchvision_trunk(architecture: str, *, weights: str | None, image_size: int, pooling: Pooling) -> Trunk:
     """A torchvision classification model without its classifier.
 
     Args:
@@ -56,12 +57,12 @@ def torchvision_trunk(architecture: str, *, weights: str | None, image_size: int
         weights: a name of torchvision's weights of this architecture, such as "DEFAULT"; or a local .pth, .pt or .safetensors file with
             a state dict (tensors only; its classifier may have any number of classes); or None, for random weights.
         image_size: height and width that the trunk will be given.
-        pooling: "avg", or "gem", which needs a model that pools a map.
+        pooling: of the last map; any but the average needs a model that has one.
     Returns:
         the trunk: (B, 3, image_size, image_size) -> (B, width) or (B, width, 1, 1).
     Raises:
         ConfigError: an unknown architecture or weights; weights that cannot be fetched or do not fit; a size that the model cannot take;
-            "gem" for a model without a map.
+            another pooling than the average for a model without a map.
     """
     models = import_torchvision().models
     known: list[str] = models.list_models(module=models)
@@ -147,20 +148,22 @@ def _watch(model: nn.Module, architecture: str, image_size: int) -> list[_Call]:
     return calls
 
 
-def _pool_and_behead(model: nn.Module, architecture: str, calls: Sequence[_Call], pooling: Literal["avg", "gem"]) -> None:
+def _pool_and_behead(model: nn.Module, architecture: str, calls: Sequence[_Call], pooling: Pooling) -> None:
     """Take the classifier off, and put our pooling where the model pools its map."""
     head, before = calls[-1], [call for call in calls[:-1] if not isinstance(call.module, nn.Dropout | nn.Flatten)]
     setattr(model, head.name, nn.Identity())
-    pool = make_pooling(pooling)
     if isinstance(before[-1].module, nn.AdaptiveAvgPool2d):  # ResNet, VGG, EfficientNet, Swin, ...
-        setattr(model, before[-1].name, pool)
+        setattr(model, before[-1].name, pooling)
     elif head.ndim_in == 4:  # the classifier did the pooling: SqueezeNet, MaxViT
-        setattr(model, head.name, pool)
-    elif pooling == "gem":
+        setattr(model, head.name, pooling)
+    elif not isinstance(pooling, AveragePooling):
         if before[-1].ndim_out != 4:  # tokens: ViT
-            raise _refused(architecture, "pooling 'gem' needs a map, and this model ends in a vector of its own; use pooling: avg")
-        # The model averages inside its forward (DenseNet, MobileNetV2): pooled to 1 x 1 before, that average changes nothing.
-        setattr(model, before[-1].name, nn.Sequential(before[-1].module, pool))
+            problem = f"pooling by {type(pooling).__name__} needs a map, and this model ends in a vector of its own; use pooling: avg"
+            raise _refused(architecture, problem)
+        # The model averages inside its forward (DenseNet, MobileNetV2): pooled to 1 x 1 before, that average changes nothing. DenseNet
+        # has its last ReLU there, too, and a pooling wants to see the map behind it; the others end in one already.
+        parts = {"0": before[-1].module, "relu": nn.ReLU(), "1": pooling}
+        setattr(model, before[-1].name, nn.Sequential(OrderedDict(parts)))
 
 
 def _load_file(model: nn.Module, architecture: str, file: Path, *, head: str) -> None:

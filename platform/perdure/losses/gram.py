@@ -61,23 +61,26 @@ def cross_modal_gram_kl(
     The diagonal of the last two holds the similarity of a picture to its own caption, which is knowledge, so it always stays.
 
     Args:
-        teacher_image: (B, D) rows of unit length; no gradient flows into it.
+        teacher_image: (N, D) rows of unit length; no gradient flows into it. N >= B: pictures without a caption come last.
         teacher_text: (B, D) the same; row i describes picture i.
-        student_image: (B, D) rows of unit length.
+        student_image: (N, D) rows of unit length.
         student_text: (B, D) rows of unit length.
         temperature: tau > 0, in units of an inner product.
         diagonal: of image-image and text-text, see `gram_kl`.
     Returns:
-        () mean over the rows and the four matrices; 0, still differentiable, when B < 2.
+        () mean over the rows and the four matrices; without the last two when B < 2.
     Raises:
         ValueError: the lengths differ, tau is not above 0, an unknown diagonal.
     """
-    _check("cross_modal_gram_kl", temperature, teacher_image, teacher_text, student_image, student_text)
+    _check("cross_modal_gram_kl", temperature, teacher_image, student_image)
+    _check("cross_modal_gram_kl", temperature, teacher_text, student_text)
+    if len(student_text) > len(student_image):
+        raise ValueError(f"cross_modal_gram_kl: got {len(student_image)} pictures and {len(student_text)} captions; no more of these.")
     within = [
         gram_kl(teacher, student, temperature=temperature, diagonal=diagonal)
         for teacher, student in ((teacher_image, student_image), (teacher_text, student_text))
     ]
-    if len(student_image) < 2:
+    if len(student_text) < 2:
         return within[0] + within[1]
     teacher_BB = inner_products(teacher_image.detach(), teacher_text.detach())
     student_BB = inner_products(student_image, student_text)

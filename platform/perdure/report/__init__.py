@@ -4,8 +4,24 @@ The page needs no network and no script: pictures are inside it and charts are S
 dark theme and on paper. Numbers come from `report.json`; what is not a number (queries, Gram matrices) from `ReportPictures`.
 """
 
-from perdure.report.page import write_comparison, write_html, write_run_html
-from perdure.report.pictures import Example, ReportPictures
-from perdure.report.tables import comparison_table, summary_table
+from perdure.report.comparison import Row
+from perdure.report.comparison_page import write_comparison
+from perdure.report.page import write_html, write_run_html
+from perdure.report.pictures import Change, Example, FeatureMap, Inversion, ReportPictures
+from perdure.report.tables import comparison_table, cost_table, relative_table, summary_table
 
-__all__ = ["Example", "ReportPictures", "comparison_table", "summary_table", "write_comparison", "write_html", "write_run_html"]
+__all__ = [
+    "Change",
+    "Example",
+    "FeatureMap",
+    "Inversion",
+    "ReportPictures",
+    "Row",
+    "comparison_table",
+    "cost_table",
+    "relative_table",
+    "summary_table",
+    "write_comparison",
+    "write_html",
+    "write_run_html",
+]

@@ -5,7 +5,9 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["LOGO", "bullet", "escaped", "listed", "percent", "picture", "signed", "table", "write_page"]
+from perdure.report.thumbnails import thumbnail
+
+__all__ = ["LOGO", "bullet", "chart", "escaped", "listed", "percent", "picture", "signed", "table", "write_page"]
 
 LOGO = (
     '<svg viewBox="0 0 32 32" aria-hidden="true"><rect width="32" height="32" rx="9" fill="var(--accent)"/>'
@@ -51,12 +53,18 @@ def listed(entries: Sequence[tuple[str, str]]) -> str:
     return f"<dl>{''.join(f'<dt>{escaped(word)}</dt><dd>{escaped(text)}</dd>' for word, text in entries)}</dl>"
 
 
+def chart(caption: str, svg: str) -> str:
+    """A chart with a line of words above it; both are HTML already."""
+    return f'<figure class="chart"><figcaption>{caption}</figcaption>{svg}</figure>'
+
+
 def picture(data: bytes | None, words: str) -> str:
-    """An encoded picture inside the page; an empty frame where there is none."""
+    """An encoded picture inside the page, as small as it is shown; an empty frame where there is none."""
     if not data:
         return '<div class="nopicture"></div>'
-    kind = "jpeg" if data[:3] == b"\xff\xd8\xff" else "png"
-    return f'<img alt="{escaped(words)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+    shown = thumbnail(data)
+    kind = "webp" if shown[:4] == b"RIFF" else "jpeg" if shown[:3] == b"\xff\xd8\xff" else "png"
+    return f'<img alt="{escaped(words)}" src="data:image/{kind};base64,{base64.b64encode(shown).decode()}">'
 
 
 def write_page(path: Path, title: str, body: str) -> None:

@@ -1,18 +1,18 @@
-"""The page of a run, and the page that compares several."""
+"""The page of a run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from perdure.errors import DataError
-from perdure.metrics import continual
 from perdure.report import sections
-from perdure.report.markup import LOGO, escaped, listed, percent, signed, table, write_page
+from perdure.report.answers import answers
+from perdure.report.classes import classes
+from perdure.report.inversions import inversions
+from perdure.report.markup import LOGO, escaped, percent, signed, write_page
+from perdure.report.neighbourhoods import neighbourhoods
 from perdure.report.pictures import ReportPictures
 from perdure.report.reading import (
-    COMPARED,
-    KEPT,
     Report,
     first_with,
     gap,
@@ -26,9 +26,8 @@ from perdure.report.reading import (
     summary_of,
     title_of,
 )
-from perdure.report.tables import comparison_table
 
-__all__ = ["write_comparison", "write_html", "write_run_html"]
+__all__ = ["write_html", "write_run_html"]
 
 
 def write_run_html(folder: Path, beside: Sequence[Report] = ()) -> Path:
@@ -46,7 +45,7 @@ def write_run_html(folder: Path, beside: Sequence[Report] = ()) -> Path:
 
 
 def write_html(report: Report, pictures: ReportPictures, path: Path) -> None:
-    """Write one self-contained page: matrices, forgetting, examples, training, neighbourhoods, releases, definitions, configuration.
+    """Write one self-contained page: what a run knows, forgets and finds; then how it came about, what was released and what words mean.
 
     Raises:
         DataError: the report holds no metric that was measured.
@@ -55,9 +54,11 @@ def write_html(report: Report, pictures: ReportPictures, path: Path) -> None:
     contents = [
         ("knows", "What it knows", sections.matrices(runs)),
         ("forgets", "What it forgets", sections.over_time(runs)),
-        ("finds", "What it finds", sections.examples(pictures.examples)),
+        ("finds", "What it finds", answers(report, pictures)),
+        ("classes", "Easy and hard classes", classes(report)),
+        ("neighbours", "Neighbourhoods", neighbourhoods(pictures)),
         ("learned", "How it learned", sections.training(report)),
-        ("neighbours", "Neighbourhoods", sections.grams(pictures.grams)),
+        ("imagined", "Pictures it made up", inversions(report, pictures.inversions)),
         ("released", "What was released", sections.releases(report)),
         ("means", "What the numbers mean", sections.definitions(report)),
         ("again", "How to run it again", sections.configuration(report)),
@@ -69,32 +70,6 @@ def write_html(report: Report, pictures: ReportPictures, path: Path) -> None:
         for number, (key, title, content) in enumerate(shown, start=1)
     )
     write_page(path, f"{report['name']} · Perdure", f'{_header(runs)}<nav aria-label="Sections">{links}</nav>{body}')
-
-
-def write_comparison(reports: Sequence[Report], folder: Path) -> None:
-    """Write `comparison.json` and `comparison.html` of runs on one stream.
-
-    Raises:
-        DataError: no reports, or the first holds no metric that was measured.
-    """
-    rows, _ = comparison_table(reports)
-    definitions = {**{key: continual.DEFINITIONS[key] for key in (*COMPARED, "gap_closed")}, "kept": KEPT}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "comparison.json").write_text(json.dumps({"runs": rows, "definitions": definitions}, indent=1), encoding="utf-8")
-    count = "One run" if len(rows) == 1 else f"{len(rows)} runs, one stream"
-    header = (
-        f'<header><p class="brand">{LOGO}Perdure<span>comparison</span></p><h1>{count}</h1>'
-        f'<p class="lead">{escaped(metric_title(rows[0]["metric"]))}: what is left of old tasks, and how well the new one was learned.</p>'
-        "</header>"
-    )
-    contents = [
-        ("After the last task", _compared(rows)),
-        ("Over time", sections.over_time(reports)),
-        ("Task by task", sections.matrices(reports)),
-        ("What the numbers mean", listed([(title_of(key), text) for key, text in definitions.items()])),
-    ]
-    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in contents if content)
-    write_page(folder / "comparison.html", "Comparison · Perdure", header + body)
 
 
 def _header(runs: Sequence[Report]) -> str:
@@ -149,19 +124,3 @@ def _tiles(runs: Sequence[Report], metric: str) -> str:
         unit = "" if key == "forgetting" else "<small>%</small>"
         tiles.append(f'<div class="tile"><p>{title_of(key)}</p><strong>{percent(value)}{unit}</strong><span>{note}</span></div>')
     return f'<div class="tiles">{"".join(tiles)}</div>'
-
-
-def _compared(rows: Sequence[Mapping[str, Any]]) -> str:
-    keys = [key for key in (*COMPARED, "gap_closed", "kept") if any(row[key] is not None for row in rows)]
-    best = {key: (min if key == "forgetting" else max)(row[key] for row in rows if row[key] is not None) for key in keys}
-    cells = [
-        [
-            f"<b>{escaped(row['run'])}</b>",
-            escaped(row["strategy"]),
-            escaped(row["policy"]),
-            *(f"<b class=best>{percent(row[key])}</b>" if row[key] == best[key] else percent(row[key]) for key in keys),
-        ]
-        for row in rows
-    ]
-    note = "<p>Percent after the last task, forgetting in points; the best of each column stands out.</p>"
-    return note + table(["Run", "Strategy", "Index policy", *map(title_of, keys)], cells, words=(0, 1, 2))

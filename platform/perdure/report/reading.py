@@ -23,6 +23,7 @@ __all__ = [
     "release_id",
     "shorten",
     "strategy_of",
+    "strategy_words",
     "summary_of",
     "task_name",
     "task_names",
@@ -47,6 +48,21 @@ _TITLES = {
     "average_incremental": "Average incremental",
     "gap_closed": "Gap closed",
     "kept": "Kept",
+    "forgetting_share": "Forgetting / fine-tuning's",
+    "new_difference": "New task vs fine-tuning",
+    "intransigence": "Intransigence",
+    "backward_transfer": "Backward transfer",
+    "forward_transfer": "Forward transfer",
+    "seconds": "Training, s",
+    "steps_per_s": "Steps/s",
+    "peak_memory_mb": "Peak memory, MiB",
+}
+_METRICS = {
+    "map": "mAP",
+    "map@r": "MAP@R",
+    "top1": "Top-1",
+    "top1_known_task": "Top-1, task known",
+    "top1_ncm": "Top-1, nearest class mean",
 }
 _NOT_FRACTIONS = ("queries", "median_rank")
 
@@ -61,7 +77,7 @@ def metric_title(name: str) -> str:
     for prefix, words in (("t2i_", "Text to image, "), ("i2t_", "Image to text, ")):
         if name.startswith(prefix):
             return words + metric_title(name.removeprefix(prefix))
-    return {"map": "mAP", "map@r": "MAP@R"}.get(name, name.replace("recall@", "Recall@"))
+    return _METRICS.get(name, name.replace("recall@", "Recall@"))
 
 
 def part_name(report: Report, *path: str) -> str:
@@ -75,6 +91,11 @@ def part_name(report: Report, *path: str) -> str:
 def strategy_of(report: Report) -> str:
     """The strategy's name."""
     return part_name(report, "strategy") or str(report.get("name", "?"))
+
+
+def strategy_words(report: Report) -> str:
+    """The strategy's name as a sentence says it."""
+    return {"fine_tune": "fine-tuning", "joint": "joint training"}.get(strategy_of(report), strategy_of(report).replace("_", " "))
 
 
 def policy_of(report: Report) -> str:
@@ -122,12 +143,16 @@ def matrix_of(report: Report, metric: str) -> list[list[float | None]]:
 
 
 def summary_of(report: Report, metric: str) -> dict[str, float | None]:
-    """The continual figures of one metric; empty when the report lacks it."""
+    """The continual figures of one metric, from its matrix; those that need more than it (transfer from nothing, weights) as stored.
+
+    Empty when the report lacks the metric.
+    """
     if metric not in metrics_of(report):
         return {}
     stored = report.get("summary", {})
     unseen = stored.get("unseen") if stored.get("metric", metric) == metric else None
-    return continual.summarise(matrix_of(report, metric), unseen)
+    more: Mapping[str, float | None] = stored.get("by_metric", {}).get(metric, {})
+    return {**more, **continual.summarise(matrix_of(report, metric), unseen)}
 
 
 def when_learned(report: Report, metric: str) -> float | None:

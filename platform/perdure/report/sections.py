@@ -5,12 +5,10 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from perdure.metrics import continual
-from perdure.report.charts import averages_chart, png_uri, task_colour, tasks_chart, term_chart
-from perdure.report.markup import bullet, escaped, listed, percent, picture, signed, table
-from perdure.report.pictures import Example
+from perdure.report.charts import averages_chart, page_colour, tasks_chart, term_chart
+from perdure.report.markup import bullet, chart, escaped, listed, percent, signed, table
 from perdure.report.reading import (
     Report,
     first_with,
@@ -25,7 +23,7 @@ from perdure.report.reading import (
     task_names,
 )
 
-__all__ = ["configuration", "definitions", "examples", "grams", "matrices", "over_time", "releases", "training"]
+__all__ = ["configuration", "definitions", "matrices", "over_time", "releases", "training"]
 
 
 _MANY_TASKS = 6
@@ -59,21 +57,10 @@ def over_time(runs: Sequence[Report]) -> str:
     finetune = first_with(shown[1:], "fine_tune")
     dashed = finetune if len(matrix_of(report, metric)) <= _MANY_TASKS else None  # so many lines twice would hide each other
     charts = (
-        _chart(f"Each task since it was learned{'; dashed: fine-tuning' if dashed else ''}", tasks_chart(report, dashed, metric)),
-        _chart("Average over the tasks learned so far", averages_chart(shown, metric)),
+        chart(f"Each task since it was learned{'; dashed: fine-tuning' if dashed else ''}", tasks_chart(report, dashed, metric)),
+        chart("Average over the tasks learned so far", averages_chart(shown, metric)),
     )
     return f'<div class="charts">{"".join(charts)}</div>{_lost(report, finetune, metric)}'
-
-
-def examples(shown: Sequence[Example]) -> str:
-    """Queries with their hits, right and wrong ones marked."""
-    if not shown:
-        return ""
-    right = sum(bool(example.hits and example.hits[0].get("right")) for example in shown)
-    words = (
-        f"<p>Best hit first, with score and the encoder that made it. {right} of these {len(shown)} queries are answered right at once.</p>"
-    )
-    return words + "".join(_example(example) for example in shown)
 
 
 def training(report: Report) -> str:
@@ -90,32 +77,12 @@ def training(report: Report) -> str:
             f"<span>{escaped(name.replace('_', ' '))}<b>{value:.3g}</b></span>" for name, value in (entry.get("terms") or {}).items()
         )
         figures = (f"{entry['seconds']:,.0f} s", f"{entry['images_per_s']:,.0f}")
-        rows.append([f"{bullet(task_colour(task))}{escaped(task_name(report, task))}{note}", *figures, f'<div class="terms">{terms}</div>'])
+        rows.append([f"{bullet(page_colour(task))}{escaped(task_name(report, task))}{note}", *figures, f'<div class="terms">{terms}</div>'])
     head = ["Task", "Trained for", "Images/s", "Loss terms, last epoch"]
     names = list(dict.fromkeys(name for entry in entries for name in entry.get("curves") or {}))
-    charts = "".join(_chart(escaped(name.replace("_", " ")), term_chart(entries, name)) for name in names)
+    charts = "".join(chart(escaped(name.replace("_", " ")), term_chart(entries, name)) for name in names)
     drawn = f'<p>Each weighted loss term by epoch, task after task.</p><div class="charts narrow">{charts}</div>' if charts else ""
     return table(head, rows, words=(0, 3)) + drawn
-
-
-def grams(shown: Mapping[str, NDArray[Any]]) -> str:
-    """Gram matrices on one scale; how far the student's moved from the teacher's."""
-    if not shown:
-        return ""
-    low = min(float(gram.min()) for gram in shown.values())
-    high = max(float(gram.max()) for gram in shown.values())
-    figures = [_gram(name, gram, low, high) for name, gram in shown.items()]
-    words = (
-        "Inner products of the same pictures, in the same order, under the encoder before the last task (teacher) and after it (student)."
-    )
-    teacher, student = shown.get("teacher"), shown.get("student")
-    if teacher is not None and student is not None and teacher.shape == student.shape:
-        difference = np.abs(student - teacher)
-        figures.append(_gram("absolute difference", difference, 0.0, high - min(low, 0.0)))
-        words += f" A similarity moved by <b>{difference.mean():.3f}</b> on average."
-    ramp = f'<img alt="colour scale" src="{png_uri(np.linspace(0, 1, 128)[None, :], 0.0, 1.0)}">'
-    scale = f'<div class="ramp"><span>{low:.2f}</span>{ramp}<span>{high:.2f}</span></div>'
-    return f'<p>{words}</p><div class="grams">{"".join(figures)}</div>{scale}'
 
 
 def releases(report: Report) -> str:
@@ -124,7 +91,7 @@ def releases(report: Report) -> str:
     keys = [key for key in ("classes", "train", "query", "gallery", "items_read") if any(key in task for task in report.get("tasks", []))]
     titles = {"classes": "Classes", "train": "Train", "query": "Queries", "gallery": "Gallery", "items_read": "Items read"}
     rows = [
-        [f"{bullet(task_colour(number))}{escaped(name)}", *(_count(report["tasks"][number].get(key)) for key in keys)]
+        [f"{bullet(page_colour(number))}{escaped(name)}", *(_count(report["tasks"][number].get(key)) for key in keys)]
         for number, name in enumerate(task_names(report))
     ]
     if rows:
@@ -190,10 +157,6 @@ def _heat_cell(t: int, j: int, value: float | None, learned: float | None, top: 
     return f'<td class="{kind}{strong}" style="--depth:{depth:.0f}%"><b>{percent(value)}</b>{change}</td>'
 
 
-def _chart(caption: str, svg: str) -> str:
-    return f'<figure class="chart"><figcaption>{caption}</figcaption>{svg}</figure>'
-
-
 def _lost(report: Report, finetune: Report | None, metric: str) -> str:
     """Bars: the forgetting of each earlier task, fine-tuning's below it."""
     own = continual.forgetting_by_task(matrix_of(report, metric))
@@ -213,29 +176,6 @@ def _bar(value: float | None, widest: float, kind: str) -> str:
     if value is None:
         return ""
     return f'<div class="bar"><i class="{kind}" style="width:{86 * max(value, 0.0) / widest:.1f}%"></i><b>{signed(-value)}</b></div>'
-
-
-def _example(example: Example) -> str:
-    hits: list[str] = []
-    for place, hit in enumerate(example.hits, start=1):
-        right = bool(hit.get("right"))
-        label, made_by = str(hit.get("label", "")), str(hit.get("encoder", ""))
-        mark = f'<i class="mark" title="{"right" if right else "wrong"}">{"✓" if right else "✕"}</i>'
-        about = escaped(f"{place}. {hit.get('id', '')}: {label}, score {float(hit['score']):.4f}, {made_by}")
-        figures = f"<small><b>{float(hit['score']):.2f}</b> {escaped(made_by.removeprefix('encoder/'))}</small>"
-        inner = f"{picture(hit.get('png'), label)}{mark}<span>{escaped(label)}</span>{figures}"
-        hits.append(f'<li class="{"right" if right else "wrong"}" title="{about}">{inner}</li>')
-    if example.kind == "text":
-        query = f"<blockquote>{escaped(example.text)}</blockquote><span>{escaped(example.label)}</span>"
-    else:
-        query = f"{picture(example.image, example.label)}<span>{escaped(example.text or example.label)}</span>"
-    asked = f'<div class="query"><small>{escaped(example.kind)} query</small>{query}</div>'
-    return f'<div class="example">{asked}<ol>{"".join(hits)}</ol></div>'
-
-
-def _gram(name: str, gram: NDArray[Any], low: float, high: float) -> str:
-    image = f'<img class="gram" alt="Gram matrix, {escaped(name)}" src="{png_uri(gram, low, high)}">'
-    return f"<figure>{image}<figcaption>{escaped(name)}<small>{gram.shape[0]} × {gram.shape[1]}</small></figcaption></figure>"
 
 
 def _released(report: Report) -> str:

@@ -3,65 +3,50 @@
 from collections.abc import Sequence
 from typing import Any
 
-from perdure.errors import DataError
+from perdure.report.comparison import COST, FIGURES, RELATIVE, Row, compare, told_of
 from perdure.report.reading import (
     COMPARED,
     Report,
-    first_with,
-    gap,
     main_metric,
     matrix_of,
     metric_title,
-    policy_of,
     release_id,
     shorten,
-    strategy_of,
     summary_of,
     task_name,
     task_names,
     title_of,
-    when_learned,
 )
 
-__all__ = ["comparison_table", "summary_table"]
+__all__ = ["comparison_table", "cost_table", "relative_table", "summary_table"]
 
 
-def comparison_table(reports: Sequence[Report], metric: str | None = None) -> tuple[list[dict[str, Any]], str]:
-    """Runs on one stream side by side, as plain data and as text, by a metric (None: the first run's main metric).
+def comparison_table(reports: Sequence[Report], metric: str | None = None) -> tuple[list[Row], str]:
+    """Methods on one stream side by side, as plain data and as text, by a metric (None: the first run's main metric).
 
-    `gap_closed` needs a fine_tune and a joint run among them, `kept` only fine_tune: the share of what fine-tuning loses on old tasks
-    (from when each was learned to the end) that a method keeps. Fractions in the data, percent in the text.
+    Runs that differ only in seed and name are one row. `gap_closed` needs a fine_tune and a joint run among them, `kept` only fine_tune:
+    the share of what fine-tuning loses on old tasks (from when each was learned to the end) that a method keeps. Fractions in the data,
+    percent in the text.
 
     Raises:
         DataError: no reports, or one of them does not hold the metric.
     """
-    if not reports:
-        raise DataError("there is no run to compare; name at least one")
-    metric = metric or main_metric(reports[0])
-    for report in reports:
-        if metric not in report["metrics"]:
-            raise DataError(f"run '{report['name']}' has no metric '{metric}'; it has {', '.join(report['metrics'])}")
-    finetune, joint = first_with(reports, "fine_tune"), first_with(reports, "joint")
-    lower = None if finetune is None else summary_of(finetune, metric).get("old")
-    upper = None if joint is None else summary_of(joint, metric).get("old")
-    learned = None if finetune is None or lower is None else when_learned(finetune, metric)
-    rows: list[dict[str, Any]] = []
-    for report in reports:
-        summary = summary_of(report, metric)
-        rows.append(
-            {
-                "run": str(report["name"]),
-                "strategy": strategy_of(report),
-                "policy": policy_of(report),
-                "metric": metric,
-                **{key: summary.get(key) for key in COMPARED},
-                "gap_closed": gap(summary.get("old"), lower, upper),
-                "kept": gap(summary.get("old"), lower, learned),
-            }
-        )
-    keys = ("run", "strategy", "policy", *COMPARED, "gap_closed", "kept")
-    table = _text_table([title_of(key).lower() for key in keys], [[_cell(row[key]) for key in keys] for row in rows], words=3)
-    return rows, f"{metric_title(metric)} after the last task, percent\n{table}"
+    rows = compare(reports, metric)
+    several = "; means over seeds, ± half the 95 % interval" if _has_seeds(rows) else ""
+    return rows, f"{metric_title(rows[0]['metric'])} after the last task, percent{several}\n{_methods_table(rows, FIGURES)}"
+
+
+def relative_table(rows: Sequence[Row]) -> str:
+    """What rows of `comparison_table` say beside fine-tuning and joint training, as text; empty where nothing of it is known."""
+    keys = [key for key in RELATIVE if any(row.get(key) is not None for row in rows)]
+    title = f"{metric_title(rows[0]['metric'])}, beside the references; percent, changes in points"
+    return f"{title}\n{_methods_table(rows, keys)}" if keys else ""
+
+
+def cost_table(rows: Sequence[Row]) -> str:
+    """What training took, as text; empty where nothing of it is known."""
+    keys = [key for key in COST if any(row.get(key) is not None for row in rows)]
+    return f"Cost of training\n{_methods_table(rows, keys)}" if keys else ""
 
 
 def summary_table(report: Report) -> str:
@@ -77,10 +62,44 @@ def summary_table(report: Report) -> str:
     cells = [[f"after {shorten(task_name(report, t), 24)}", *map(_cell, row[: len(names)])] for t, row in enumerate(matrix)]
     summary = summary_of(report, metric)
     figures = [f"{title_of(key).lower()} {_cell(summary[key])}" for key in (*COMPARED, "unseen", "H") if summary.get(key) is not None]
-    lines = [_text_table(head, cells, words=1), "", "   ".join(figures)]
+    lines = [_text_table(head, cells, words=1), "", "   ".join(figures), *_datasets(report)]
     if report.get("releases"):
         lines.append(f"released: {', '.join(map(release_id, report['releases']))}")
     return "\n".join(lines)
+
+
+def _datasets(report: Report) -> list[str]:
+    """Seen and unseen classes of each dataset after the last task, where the run's tasks are datasets."""
+    rows: list[dict[str, Any]] = report.get("datasets") or []
+    last = [row for row in rows if row["after"] == rows[-1]["after"]]
+    keys = ("seen", "unseen", "H")
+    cells = [[shorten(row["name"], 24), *(_cell(row[key]) for key in keys)] for row in last]
+    return ["", _text_table([f"{metric_title(last[0]['metric'])} after the last task", *keys], cells, words=1)] if last else []
+
+
+def _has_seeds(rows: Sequence[Row]) -> bool:
+    return any(len(row["seeds"]) > 1 for row in rows)
+
+
+def _methods_table(rows: Sequence[Row], keys: Sequence[str]) -> str:
+    """A line for each method; how many seeds it has, where any has several."""
+    words = ("run", "strategy", "policy")
+    count = ("seeds",) if _has_seeds(rows) else ()
+    cells: list[list[str]] = []
+    for row in rows:
+        named = [str(row[word]) for word in words]
+        cells.append([*named, *(str(len(row[word])) for word in count), *(_estimate(row, key) for key in keys)])
+    return _text_table([*words, *count, *(title_of(key).lower() for key in keys)], cells, words=3)
+
+
+def _estimate(row: Row, key: str) -> str:
+    """A figure with its interval, in the unit of its kind; with the number of seeds that have it, where some do not."""
+    value, half, count = row.get(key), row["interval"].get(key), len(told_of(row, key))
+    if value is None:
+        return "-"
+    scale, digits = (1, 1 if key == "steps_per_s" else 0) if key in COST else (100, 1)
+    words = f"{scale * value:z,.{digits}f}" + (f" ± {scale * half:,.{digits}f}" if half is not None else "")
+    return words if count == len(row["seeds"]) else f"{words} (n={count})"
 
 
 def _cell(value: Any) -> str:

@@ -1,11 +1,20 @@
 """Strategies: one continual method per file."""
 
 from perdure.catalog import Catalog
+from perdure.strategies.alasso import ALASSO
 from perdure.strategies.correlation import CorrelationDistillation
+from perdure.strategies.correlation_all_teachers import CorrelationAllTeachers
+from perdure.strategies.dual import DualDistillation
+from perdure.strategies.ewc import EWC
+from perdure.strategies.feature_extraction import FeatureExtraction
 from perdure.strategies.fine_tune import FineTune
 from perdure.strategies.joint import Joint
+from perdure.strategies.l1 import L1Distillation
 from perdure.strategies.l2 import L2Distillation
 from perdure.strategies.lwf import LearningWithoutForgetting
+from perdure.strategies.mas import MAS
+from perdure.strategies.mmd import MMDDistillation
+from perdure.strategies.nce_ewc import NCEWithEWC
 from perdure.strategies.ranking import Ranking
 from perdure.strategies.strategy import Strategy, TaskContext
 
@@ -16,8 +25,17 @@ STRATEGIES: Catalog[Strategy] = Catalog(
     {
         "fine_tune": FineTune,
         "joint": Joint,
+        "feature_extraction": FeatureExtraction,
         "lwf": LearningWithoutForgetting,
+        "l1": L1Distillation,
         "l2": L2Distillation,
+        "mmd": MMDDistillation,
         "correlation": CorrelationDistillation,
+        "correlation_all_teachers": CorrelationAllTeachers,
+        "dual": DualDistillation,
+        "ewc": EWC,
+        "mas": MAS,
+        "alasso": ALASSO,
+        "nce_ewc": NCEWithEWC,
     },
 )

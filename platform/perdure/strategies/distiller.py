@@ -60,6 +60,6 @@ class Distiller(Strategy):
     def _bounded(self, distilled: Mapping[str, Tensor], ranking: Tensor, batch: Embedded) -> dict[str, Tensor]:
         if self._max_share is None or not distilled:
             return dict(distilled)
-        embeddings = [batch.image] if batch.text is None else [batch.image, batch.text]
+        embeddings = [each for each in (batch.image, batch.synthetic, batch.text) if each is not None]
         factor = share_factor(torch.stack(list(distilled.values())).sum(), ranking, embeddings, share=self._max_share)
         return {name: factor * term for name, term in distilled.items()}

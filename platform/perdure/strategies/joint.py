@@ -15,4 +15,5 @@ class Joint(Strategy):
 
     def begin_task(self, encoder: Encoder, task: TaskContext) -> None:
         """The softmax runs over every class that the classifier has."""
+        super().begin_task(encoder, task)
         self._class_ids = None

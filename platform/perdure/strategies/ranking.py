@@ -1,6 +1,6 @@
 """The objective that every strategy learns the new task with: ranking within the task, and classifying it."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -8,12 +8,16 @@ from torch import Tensor
 
 from perdure.encoders.encoder import Encoder
 from perdure.losses import Mining, PairMining, batch_triplet, bidirectional_triplet, cross_entropy_over, unit_rows
+from perdure.losses.metric import PER_CLASS
+from perdure.losses.metric.objective import MetricObjective
+from perdure.losses.ranges import NonNegative, Positive
 from perdure.records import Embedded
+from perdure.strategies.metric import MetricPart
 
 __all__ = ["DEFAULT_RANKING", "PositiveFloat", "Ranking", "Weight"]
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = NonNegative
+PositiveFloat = Positive
 
 
 class Ranking(BaseModel):
@@ -35,48 +39,79 @@ class Ranking(BaseModel):
         default="all",
         description="other_classes: captions of the same class are never negatives, for streams whose captions only name the class",
     )
+    metric: MetricPart | None = Field(
+        default=None, description="one more loss on the pictures, by name, with weight, miner and memory; usually with triplet: 0"
+    )
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "Ranking":
-        if self.triplet == self.cross_entropy == self.pairs == 0:
-            raise ValueError("triplet, cross_entropy and pairs are all 0, so nothing would be learned; give one of them a weight")
+        if self.triplet == self.cross_entropy == self.pairs == self._metric_weight == 0:
+            raise ValueError(
+                "triplet, cross_entropy and pairs are all 0 and there is no metric, so nothing would be learned; give one of them a weight"
+            )
         return self
 
-    def terms(self, encoder: Encoder, batch: Embedded, class_ids: Tensor | None) -> dict[str, Tensor]:
-        """The weighted terms of a global batch, named triplet, cross_entropy and pairs; those that do not apply are left out.
+    def metric_objective(self, class_ids: Tensor, embedding_dim: int, seed: int) -> MetricObjective | None:
+        """What `metric` needs in one task beside its options; None where it has no weight. A strategy keeps it, for this is shared."""
+        return self.metric.objective(class_ids, embedding_dim, seed) if self.metric is not None and self._metric_weight > 0 else None
+
+    def terms(
+        self, encoder: Encoder, batch: Embedded, class_ids: Tensor | None, metric: MetricObjective | None = None
+    ) -> dict[str, Tensor]:
+        """The weighted terms of a global batch: triplet, cross_entropy, pairs, and `metric` by its loss's name; what does not apply is out.
+
+        Made-up pictures, where the batch has them, are of old classes. They take part in the triplets (7.6), and in a metric that has no
+        parameters for each class, because those are for the classes of the task.
 
         Args:
             encoder: the student, for its classifier.
             batch: (B, D) embeddings before normalisation.
             class_ids: (n,) int64, the classes of the softmax; None = every class that the classifier has.
+            metric: what `metric_objective` made for this task.
         Raises:
-            ValueError: nothing applies (only `pairs` has a weight, and the batch has no text).
+            ValueError: nothing applies (only `pairs` has a weight, and the batch has no text), or `metric` has a weight and is missing.
         """
         terms: dict[str, Tensor] = {}
-        image = unit_rows(batch.image)
+        pictures, labels = _with_made_up(batch)
         if self.triplet > 0:
-            terms["triplet"] = self.triplet * batch_triplet(image, batch.labels, margin=self.margin, mining=self._chosen_mining())
+            terms["triplet"] = self.triplet * batch_triplet(unit_rows(pictures), labels, margin=self.margin, mining=self._chosen_mining())
         if self.cross_entropy > 0:
             logits = encoder.classifier(batch.image)
             classes = torch.arange(logits.shape[1]) if class_ids is None else class_ids
             terms["cross_entropy"] = self.cross_entropy * cross_entropy_over(logits, batch.labels, classes.to(batch.labels.device))
         if self.pairs > 0 and batch.text is not None:
             terms["pairs"] = self.pairs * bidirectional_triplet(
-                image,
+                unit_rows(batch.image),
                 unit_rows(batch.text),
                 margin=self.pair_margin,
                 mining=self.pair_mining,
                 same=batch.labels if self.pair_negatives == "other_classes" else None,
             )
+        if self.metric is not None and self._metric_weight > 0:
+            if metric is None:
+                raise ValueError(f"ranking: the metric '{self.metric.name}' has a weight, but nobody began it; see Strategy.ranking_terms")
+            rows = (batch.image, batch.labels) if self.metric.name in PER_CLASS else (pictures, labels)
+            terms[self.metric.name] = self.metric.weight * metric(*rows, batch.seed)
         if not terms:
             raise ValueError("ranking: only 'pairs' has a weight, but the batch has no text; give triplet or cross_entropy a weight")
         return terms
+
+    @property
+    def _metric_weight(self) -> float:
+        return 0.0 if self.metric is None else self.metric.weight
 
     def _chosen_mining(self) -> Mining:
         """A classifier holds the classes apart while hard triplets do their work; without one they collapse an untrained encoder."""
         if self.mining != "auto":
             return self.mining
         return "hard" if self.cross_entropy > 0 else "all"
+
+
+def _with_made_up(batch: Embedded) -> tuple[Tensor, Tensor]:
+    """(B + B', D) embeddings of all pictures, before normalisation, and their labels (B + B',)."""
+    if batch.synthetic is None or batch.synthetic_labels is None:
+        return batch.image, batch.labels
+    return torch.cat([batch.image, batch.synthetic]), torch.cat([batch.labels, batch.synthetic_labels])
 
 
 DEFAULT_RANKING = Ranking()

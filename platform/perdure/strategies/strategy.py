@@ -1,6 +1,6 @@
 """Strategy: a continual method, as the training loop sees it.
 
-    for each task:  begin_task(parent) -> [the encoder grows] -> prepare, unless the task is resumed
+    for each task:  begin_task(parent) -> [the encoder grows] -> begin_training(student) -> prepare, unless the task is resumed
                     -> per step: synthetic, observe, loss_terms, backward, before_step, [optimiser], after_step
                     -> consolidate -> end_task
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from perdure.encoders.encoder import Encoder
+from perdure.losses.metric.objective import MetricObjective
 from perdure.memory.accuracy_drift import AccuracyDrift
 from perdure.records import Batch, Embedded
 from perdure.strategies.ranking import DEFAULT_RANKING, Ranking
@@ -62,6 +63,7 @@ class Strategy:
     def __init__(self, *, ranking: Ranking = DEFAULT_RANKING) -> None:
         self._ranking = ranking
         self._class_ids: Tensor | None = None
+        self._metric: MetricObjective | None = None
 
     def begin_task(self, encoder: Encoder, task: TaskContext) -> None:
         """Get ready for a task; what takes long belongs into `prepare`.
@@ -71,16 +73,23 @@ class Strategy:
             task: see there.
         """
         self._class_ids = task.class_ids
+        self._metric = self._ranking.metric_objective(task.class_ids, encoder.joint_dim, task.seed)
+
+    def begin_training(self, encoder: Encoder) -> None:
+        """The student has grown and its optimiser is not made yet: the place to freeze a part of it."""
 
     def prepare(self) -> None:
         """Long work before the first step; what it makes is in `state_dict`, so that a resumed task does not do it again."""
 
     def trained(self) -> Mapping[str, nn.Module]:
-        """Modules that are trained beside the encoder by the same optimiser; the checkpoint holds them. Asked after `begin_task`."""
-        return {}
+        """Modules that are trained beside the encoder by the same optimiser; the checkpoint holds them. Asked after `begin_task`.
 
-    def synthetic(self, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-        """Made-up pictures to be learned beside the global batch of a step: (B', 3, H, W) in [0, 1] and their labels (B',)."""
+        Here the ranking's metric loss, where it has one; a strategy with modules of its own adds them to these.
+        """
+        return {} if self._metric is None else {"metric": self._metric}
+
+    def synthetic(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Made-up pictures to be learned beside the global batch of `size` of a step: (B', 3, H, W) in [0, 1] and their labels (B',)."""
         return None
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
@@ -89,7 +98,11 @@ class Strategy:
 
     def loss_terms(self, encoder: Encoder, batch: Embedded) -> dict[str, Tensor]:
         """The loss of the global batch as named, weighted terms, each (); their sum is what is minimised."""
-        return self._ranking.terms(encoder, batch, self._class_ids)
+        return self.ranking_terms(encoder, batch)
+
+    def ranking_terms(self, encoder: Encoder, batch: Embedded) -> dict[str, Tensor]:
+        """The terms that the new task is learned with, by whatever strategy."""
+        return self._ranking.terms(encoder, batch, self._class_ids, self._metric)
 
     def before_step(self, encoder: Encoder) -> None:
         """The gradients are there, averaged over the workers, and the optimiser has not moved yet."""
@@ -99,6 +112,14 @@ class Strategy:
 
     def consolidate(self, encoder: Encoder, examples: Examples) -> None:
         """Long work after the last step, with the task's own items at hand; the encoder is in evaluation mode."""
+
+    def pictures(self) -> dict[str, Tensor]:
+        """What a person may look at of the pictures that were made up in this task, asked before `end_task`; empty where there are none.
+
+        `images` (n, H, W, 3) uint8, `labels` (n,), `curve` (iterations,) the BatchNorm loss while they were made, and `noise`
+        (n', H, W, 3) uint8, what such pictures started from.
+        """
+        return {}
 
     def end_task(self, encoder: Encoder) -> None:
         """The task is learned: let go of the teacher, keep what the next task needs."""

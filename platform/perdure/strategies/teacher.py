@@ -25,6 +25,11 @@ class FrozenTeacher:
         self._placed: tuple[torch.device, bool] | None = None
 
     @property
+    def encoder(self) -> Encoder:
+        """The copy itself, for what looks into it."""
+        return self._encoder
+
+    @property
     def num_classes(self) -> int:
         """How many classes it knows."""
         return self._encoder.classifier.num_classes
@@ -60,13 +65,23 @@ class FrozenTeacher:
 def taught_pairs(batch: Embedded) -> list[tuple[Tensor, Tensor]]:
     """(teacher's, student's) embeddings of the pictures and, where the batch has text, of the captions; each (B, D), not normalised.
 
+    Made-up pictures stand behind the others, so there may be more pictures than captions.
+
     Raises:
         ValueError: the teacher's embeddings are missing: what `observe` returned was not put into the batch.
     """
-    if batch.teacher_image is None or (batch.text is not None and batch.teacher_text is None):
-        missing = "teacher_image" if batch.teacher_image is None else "teacher_text"
-        raise ValueError(f"this strategy has a teacher, but the batch came without {missing}; pass on what observe() returned")
-    pairs = [(batch.teacher_image, batch.image)]
-    if batch.text is not None and batch.teacher_text is not None:
-        pairs.append((batch.teacher_text, batch.text))
-    return pairs
+    asked = {
+        "teacher_image": (batch.teacher_image, batch.image),
+        "teacher_synthetic": (batch.teacher_synthetic, batch.synthetic),
+        "teacher_text": (batch.teacher_text, batch.text),
+    }
+    taught: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, (said, own) in asked.items():
+        if own is None:
+            continue
+        if said is None:
+            raise ValueError(f"this strategy has a teacher, but the batch came without {name}; pass on what observe() returned")
+        taught[name] = (said, own)
+    pictures = [taught[name] for name in ("teacher_image", "teacher_synthetic") if name in taught]
+    pairs = [(torch.cat([said for said, _ in pictures]), torch.cat([own for _, own in pictures]))]
+    return [*pairs, taught["teacher_text"]] if "teacher_text" in taught else pairs

@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from perdure.errors import ConfigError, DataError
+from perdure.errors import ConfigError
 from perdure.records import Item
-from perdure.stream.task_stream import TaskStream, arrange, build_stream
+from perdure.stream.task_stream import TaskStream, arrange, build_stream, group_names
 
 __all__ = ["by_group"]
 
@@ -35,13 +35,8 @@ def by_group(
         ConfigError: no item has a group, a group in `order` does not exist, more unseen classes than can be held out.
         DataError: some items have no group, a group without train or test rows.
     """
-    without = [row for row in rows.tolist() if not items[row].group]
-    if len(without) == len(rows):
-        advice = "name the column (stream.dataset.group for parquet), or use class_incremental"
-        raise ConfigError("stream.kind 'by_group'", [f"no item of this dataset has a group; {advice}"])
-    if without:
-        raise DataError(f"by_group: {len(without)} of {len(rows)} items have no group, such as '{items[without[0]].id}'; give each one")
-    groups = arrange(sorted({items[row].group for row in rows}), order, seed, what="group")
+    instead = "name the column (stream.dataset.group for parquet), or use class_incremental"
+    groups = arrange(group_names(items, rows.tolist(), kind="by_group", instead=instead), order, seed, what="group")
     taken = set(groups)
     chosen = [row for row in rows.tolist() if items[row].group in taken]
     held_out = _held_out(items, chosen, seed, unseen)

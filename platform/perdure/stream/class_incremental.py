@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from perdure.errors import ConfigError
 from perdure.records import Item
-from perdure.stream.task_stream import TaskStream, arrange, build_stream
+from perdure.stream.task_stream import TaskStream, arrange, build_stream, rows_of_classes
 
 __all__ = ["class_incremental"]
 
@@ -24,6 +24,7 @@ def class_incremental(
     step: int,
     tasks: int | None = None,
     order: Literal["seeded", "sorted"] | list[str] = "seeded",
+    task_order: list[int] | None = None,
     unseen: int = 0,
 ) -> TaskStream:
     """`first` classes, then `step` more with each task, until none are left; the last task takes what is left, if only one class.
@@ -35,7 +36,8 @@ def class_incremental(
         first: classes of task 0.
         step: classes of each later task.
         tasks: stop after so many; the classes beyond are in no task.
-        order: "seeded", "sorted", or a list of labels in their order; labels not listed are left out.
+        order: of the classes: "seeded", "sorted", or a list of labels in their order; labels not listed are left out.
+        task_order: the tasks that this makes, numbered from 0, in the order in which they are learned; None = as they come.
         unseen: how many classes, from the end of the order, no task learns; their test rows are one more column of the matrix.
     Raises:
         ConfigError: more classes asked for than there are, a number out of range, a label that does not exist.
@@ -49,10 +51,22 @@ def class_incremental(
     seen, held_out = classes[: len(classes) - unseen], classes[len(classes) - unseen :]
     bounds = [0, *range(first, len(seen), step), len(seen)][: None if tasks is None else tasks + 1]
     members = [
-        (f"classes {low}-{high - 1}" if high - low > 1 else f"class {low}", _rows(rows_of, seen[low:high]), seen[low:high])
+        (f"classes {low}-{high - 1}" if high - low > 1 else f"class {low}", rows_of_classes(rows_of, seen[low:high]), seen[low:high])
         for low, high in itertools.pairwise(bounds)
     ]
-    return build_stream(items, members, held_out, _rows(rows_of, held_out))
+    if task_order is not None:
+        members = [members[place] for place in _permutation(task_order, len(members))]
+    return build_stream(items, members, held_out, rows_of_classes(rows_of, held_out))
+
+
+def _permutation(task_order: Sequence[int], num_tasks: int) -> Sequence[int]:
+    """The order of the tasks, once it is certain that each comes exactly once."""
+    if sorted(task_order) != list(range(num_tasks)):
+        missing = sorted(set(range(num_tasks)) - set(task_order))
+        lacking = f"; {', '.join(map(str, missing))} {'is' if len(missing) == 1 else 'are'} missing" if missing else ""
+        problem = f"task_order={list(task_order)}: there are {num_tasks} tasks; name each of 0 to {num_tasks - 1} once{lacking}"
+        raise ConfigError("stream.kind 'class_incremental'", [problem])
+    return task_order
 
 
 def _check(found: int, first: int, step: int, tasks: int | None, unseen: int) -> None:
@@ -77,7 +91,3 @@ def _check(found: int, first: int, step: int, tasks: int | None, unseen: int) ->
             problems.append(f"tasks={tasks}: first={first} and step={step} make {possible} tasks at most; {have}")
     if problems:
         raise ConfigError("stream.kind 'class_incremental'", problems)
-
-
-def _rows(rows_of: dict[str, list[int]], classes: Sequence[str]) -> NDArray[np.int64]:
-    return np.array(sorted(row for label in classes for row in rows_of[label]), dtype=np.int64)

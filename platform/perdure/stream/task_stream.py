@@ -1,6 +1,6 @@
 """TaskStream: a dataset cut into tasks, and what the ways of cutting share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,20 +10,30 @@ from perdure.catalog import did_you_mean
 from perdure.errors import ConfigError, DataError
 from perdure.records import Item, Task
 
-__all__ = ["TaskStream", "arrange", "build_stream"]
+__all__ = ["TaskStream", "Unseen", "arrange", "build_stream", "group_names", "rows_of_classes"]
+
+Unseen = tuple[Sequence[str], NDArray[np.int64]]
+"""Classes that no task learns, and the rows that measure them."""
 
 
 @dataclass(frozen=True, eq=False)
 class TaskStream:
     """Tasks in the order in which they are learned.
 
-    Query and gallery of a task are both the test rows of its classes: retrieval is leave-one-out inside them.
+    Query and gallery of a task are both the test rows of its classes: retrieval is leave-one-out inside them. Classes that no task
+    learns are measured apart: those of the stream as a whole, or, where each task is a dataset, those of each dataset.
     """
 
     tasks: tuple[Task, ...]
-    unseen: Task | None  # test rows of classes that no task learns
+    unseen: Task | None  # rows of classes that no task learns
     classes: tuple[str, ...]  # class id -> label, in order of introduction; the unseen ones last
     labels: NDArray[np.int64]  # (N,) class id of each row of the dataset, -1 for rows that are in no task
+    unseen_of: tuple[Task | None, ...] = ()  # of each task, the classes of its dataset that no task learns; () = not cut by dataset
+
+    def measured(self) -> tuple[Task, ...]:
+        """All that is measured: every task, and what is unseen."""
+        apart = (self.unseen, *self.unseen_of)
+        return (*self.tasks, *(task for task in apart if task is not None))
 
 
 def arrange(names: Sequence[str], order: str | Sequence[str], seed: int, *, what: str) -> list[str]:
@@ -52,11 +62,36 @@ def arrange(names: Sequence[str], order: str | Sequence[str], seed: int, *, what
     return chosen
 
 
+def group_names(items: Sequence[Item], rows: Sequence[int], *, kind: str, instead: str) -> list[str]:
+    """The groups of the rows, in the order in which they first come.
+
+    Args:
+        items: the dataset's.
+        rows: those that are usable.
+        kind: of the stream, for messages.
+        instead: what else a user whose data has no groups can do.
+    Raises:
+        ConfigError: no item has a group. DataError: some have none.
+    """
+    without = [row for row in rows if not items[row].group]
+    if len(without) == len(rows):
+        raise ConfigError(f"stream.kind '{kind}'", [f"no item of this dataset has a group; {instead}"])
+    if without:
+        raise DataError(f"{kind}: {len(without)} of {len(rows)} items have no group, such as '{items[without[0]].id}'; give each one")
+    return list(dict.fromkeys(items[row].group for row in rows))
+
+
+def rows_of_classes(rows_of: Mapping[str, Sequence[int]], classes: Sequence[str]) -> NDArray[np.int64]:
+    """The rows (n,) of some classes, ascending."""
+    return np.array(sorted(row for label in classes for row in rows_of[label]), dtype=np.int64)
+
+
 def build_stream(
     items: Sequence[Item],
     members: Sequence[tuple[str, NDArray[np.int64], Sequence[str] | None]],
     unseen: Sequence[str],
     unseen_rows: NDArray[np.int64],
+    unseen_of: Sequence[Unseen | None] = (),
 ) -> TaskStream:
     """A stream from the rows of each task.
 
@@ -65,34 +100,50 @@ def build_stream(
         members: name, rows (train and test) and classes of each task; None stands for the classes found in the rows, sorted.
         unseen: classes that no task learns.
         unseen_rows: their rows; only test rows are kept.
+        unseen_of: of each task, classes of its dataset that no task learns, with the rows that measure them, all of which are kept.
     Raises:
         DataError: a task without train rows or without test rows, or unseen classes without test rows.
     """
-    tasks: list[Task] = []
-    id_of: dict[str, int] = {}
-    labels = np.full(len(items), -1, dtype=np.int64)
-    for index, (name, rows, classes) in enumerate(members):
-        found = sorted({items[row].label for row in rows}) if classes is None else classes
-        for label in found:
-            id_of.setdefault(label, len(id_of))
-        train, test = _split(items, rows)
+    cut = _Cut(items)
+    tasks = tuple(cut.learned(index, *member) for index, member in enumerate(members))
+    apart = tuple(
+        None if one is None else cut.aside(task.index, f"{task.name}, unseen", *one) for task, one in zip(tasks, unseen_of, strict=False)
+    )
+    whole = cut.aside(len(tasks), "unseen", unseen, _split(items, unseen_rows)[1]) if unseen else None
+    return TaskStream(tasks, whole, tuple(cut.id_of), cut.labels, apart)
+
+
+class _Cut:
+    """Numbers the classes as tasks are cut off a dataset."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+        self.id_of: dict[str, int] = {}
+        self.labels: NDArray[np.int64] = np.full(len(items), -1, dtype=np.int64)
+
+    def learned(self, index: int, name: str, rows: NDArray[np.int64], classes: Sequence[str] | None) -> Task:
+        """A task of these rows."""
+        found = sorted({self._items[row].label for row in rows}) if classes is None else classes
+        train, test = _split(self._items, rows)
         if not len(train) or not len(test):
             lacking = " and ".join(split for split, part in (("train", train), ("test", test)) if not len(part))
             raise DataError(
                 f"task {index} '{name}': {len(rows)} usable items, but none of the {lacking} split; it can not be learned or measured"
             )
-        tasks.append(Task(index, name, tuple(sorted(found, key=id_of.__getitem__)), train, test, test))
-        labels[rows] = [id_of[items[row].label] for row in rows]
-    if not unseen:
-        return TaskStream(tuple(tasks), None, tuple(id_of), labels)
-    for label in unseen:
-        id_of[label] = len(id_of)
-    _, test = _split(items, unseen_rows)
-    if not len(test):
-        raise DataError(f"unseen classes {', '.join(unseen[:5])}: no usable items of the test split; hold out others or none")
-    labels[test] = [id_of[items[row].label] for row in test]
-    nothing = np.empty(0, dtype=np.int64)
-    return TaskStream(tuple(tasks), Task(len(tasks), "unseen", (), nothing, test, test), tuple(id_of), labels)
+        self._number(found, rows)
+        return Task(index, name, tuple(sorted(found, key=self.id_of.__getitem__)), train, test, test)
+
+    def aside(self, index: int, name: str, classes: Sequence[str], rows: NDArray[np.int64]) -> Task:
+        """What measures classes that no task learns."""
+        if not len(rows):
+            raise DataError(f"unseen classes {', '.join(classes[:5])}: no usable items of the test split; hold out others or none")
+        self._number(classes, rows)
+        return Task(index, name, (), np.empty(0, dtype=np.int64), np.sort(rows), np.sort(rows))
+
+    def _number(self, classes: Sequence[str], rows: NDArray[np.int64]) -> None:
+        for label in classes:
+            self.id_of.setdefault(label, len(self.id_of))
+        self.labels[rows] = [self.id_of[self._items[row].label] for row in rows]
 
 
 def _split(items: Sequence[Item], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -36,7 +36,7 @@ __all__ = ["TaskData", "TrainSummary", "train_task"]
 
 log = logging.getLogger(__name__)
 
-_SYNTHETIC, _EXAMPLES = 1_000_003, 1_000_033  # counters of draws, beside the workers' ranks
+_SYNTHETIC, _EXAMPLES, _STRATEGY = 1_000_003, 1_000_033, 1_000_037  # counters of draws, beside the workers' ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +102,7 @@ def train_task(
     if schedule.max_steps is not None:
         num_steps = min(num_steps, schedule.max_steps)
 
+    strategy.begin_training(encoder)
     trained: dict[str, nn.Module] = {"encoder": encoder, **strategy.trained()}
     for module in trained.values():
         precision.place(module)
@@ -118,7 +119,8 @@ def train_task(
         data.pixels.read[extra["read"]] = True
         log.info("task %d goes on at step %d of %d", task_index, first_step, num_steps)
     else:
-        strategy.prepare()
+        with precision.autocast():
+            strategy.prepare()
         workers.average(value for value in strategy.state_dict().values() if value.is_floating_point())  # the same on all, to the bit
 
     for module in trained.values():
@@ -127,24 +129,33 @@ def train_task(
         started = time.perf_counter()
         torch.manual_seed(random_seed(schedule.seed, task_index, step, workers.rank))  # dropout
         batch, size = _draw(data, tokens, sampler, step, task_index, schedule, workers, precision)
-        made_up = strategy.synthetic(torch.Generator().manual_seed(random_seed(schedule.seed, task_index, step, _SYNTHETIC)))
+        made_up = strategy.synthetic(size, torch.Generator().manual_seed(random_seed(schedule.seed, task_index, step, _SYNTHETIC)))
         if made_up is not None:
             batch = replace(batch, synthetic=precision.images(made_up[0][workers.slice_of(len(made_up[0]))]))
         drawn = time.perf_counter()
 
         with precision.autocast():
-            embedded = _embed(encoder, batch, strategy.observe(batch), workers, size, None if made_up is None else made_up[1])
+            embedded = _embed(
+                encoder,
+                batch,
+                strategy.observe(batch),
+                workers,
+                size,
+                None if made_up is None else made_up[1],
+                random_seed(schedule.seed, task_index, step, _STRATEGY),
+            )
         rate = learning_rate(schedule.schedule, schedule.lr, step, num_steps)
         terms = strategy.loss_terms(encoder, embedded)
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if loss.requires_grad:  # not where all that it depends on is frozen
+            loss.backward()
         _average(trained.values(), workers)
         strategy.before_step(encoder)
         if schedule.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_([each for module in trained.values() for each in module.parameters()], schedule.clip_norm)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(schedule.schedule, group["peak"], step, num_steps)
         optimizer.step()
         strategy.after_step(encoder)
 
@@ -208,7 +219,7 @@ def _draw(
 
 
 def _embed(
-    encoder: Encoder, batch: Batch, observed: dict[str, Tensor], workers: Workers, size: int, synthetic_labels: Tensor | None
+    encoder: Encoder, batch: Batch, observed: dict[str, Tensor], workers: Workers, size: int, synthetic_labels: Tensor | None, seed: int
 ) -> Embedded:
     """The global batch's embeddings in float32: losses are computed in full precision whatever the forward pass used.
 
@@ -225,6 +236,7 @@ def _embed(
     return Embedded(
         labels=workers.gather(batch.labels, size),
         synthetic_labels=None if synthetic_labels is None else synthetic_labels.to(batch.labels.device),
+        seed=seed,
         **{name: workers.gather(value.float(), sizes[name]) for name, value in fields.items() if value is not None},
     )
 
@@ -234,7 +246,8 @@ def _average(modules: Iterable[nn.Module], workers: Workers) -> None:
     if workers.num > 1:
         listed = list(modules)
         gradients = [parameter.grad for module in listed for parameter in module.parameters() if parameter.grad is not None]
-        statistics = [buffer for module in listed for buffer in module.buffers() if buffer.is_floating_point()]
+        learning = [part for module in listed for part in module.modules() if part.training]  # what is frozen stays to the bit
+        statistics = [buffer for part in learning for buffer in part.buffers(recurse=False) if buffer.is_floating_point()]
         workers.average([*gradients, *statistics])
 
 

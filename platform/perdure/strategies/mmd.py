@@ -1,0 +1,59 @@
+"""LwF with maximum mean discrepancy: the classifier's answer and the distribution of the embeddings stay as the teacher had them.
+
+Chen, "Continual and cross-modal retrieval" (PhD thesis, Leiden 2021), ch. 5, Eq. (5.6); by itself (alpha = 0) a baseline of ch. 6 and 7.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from perdure.encoders.encoder import Encoder
+from perdure.losses import BANDWIDTHS, mmd, unit_rows
+from perdure.records import Embedded
+from perdure.strategies.distiller import DEFAULT_SHARE, Distiller, Share
+from perdure.strategies.lwf import old_logits
+from perdure.strategies.ranking import DEFAULT_RANKING, PositiveFloat, Ranking, Weight
+from perdure.strategies.teacher import FrozenTeacher, taught_pairs
+
+__all__ = ["Bandwidths", "MMDDistillation"]
+
+Bandwidths = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+
+
+class MMDDistillation(Distiller):
+    """L = ranking terms + alpha * L_dist (5.3) + beta * L_mmd (5.5) on unit rows (5.6); a weight of 0 leaves a term out.
+
+    Where the batch has text, each is the mean over pictures and captions.
+
+    Deviations: the thesis distils pictures only; the bandwidths, see `losses.mmd`; the bound of `Distiller` (None: none, as there).
+    """
+
+    name = "mmd"
+
+    def __init__(
+        self,
+        *,
+        alpha: Weight = 1.0,
+        beta: Weight = 1.0,
+        temperature: PositiveFloat = 2.0,
+        bandwidths: Bandwidths = BANDWIDTHS,
+        max_share: Share | None = DEFAULT_SHARE,
+        ranking: Ranking = DEFAULT_RANKING,
+    ) -> None:
+        super().__init__(max_share=max_share, ranking=ranking)
+        self._alpha = alpha
+        self._beta = beta
+        self._temperature = temperature
+        self._bandwidths = bandwidths
+
+    def distilled(self, encoder: Encoder, teacher: FrozenTeacher, batch: Embedded) -> dict[str, Tensor]:
+        """`lwf` and `mmd`."""
+        terms: dict[str, Tensor] = {}
+        if self._alpha > 0:
+            terms["lwf"] = self._alpha * old_logits(encoder, teacher, batch, self._temperature)
+        if self._beta > 0:
+            losses = [mmd(unit_rows(taught), unit_rows(student), bandwidths=self._bandwidths) for taught, student in taught_pairs(batch)]
+            terms["mmd"] = self._beta * torch.stack(losses).mean()
+        return terms
