@@ -1,7 +1,6 @@
 """A lifelong stream in one process: two datasets one after another, half of the classes of each unseen, seen / unseen / H measured."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np

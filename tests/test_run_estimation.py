@@ -1,87 +1,99 @@
 """Feature estimation in a whole run: the drifts are measured, recorded and handed to the next tasks; nothing else is kept."""
 
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import pytest
+from torch import Tensor
 
-from perdure.config import RunConfig, parse
+from perdure.config import parse
 from perdure.encoders.encoder import Encoder
 from perdure.memory.accuracy_drift import AccuracyDrift, measure_drift
-from perdure.records import EncoderRef
+from perdure.records import Batch, EncoderRef
 from perdure.registry import open_registry
 from perdure.run import learn_stream
 from perdure.strategies.correlation import CorrelationDistillation
 from perdure.strategies.correlation_all_teachers import CorrelationAllTeachers
 from perdure.strategies.strategy import TaskContext
 
-TINY = {
-    "name": "tiny",
+TINY: dict[str, object] = {
     "stream": {
         "dataset": {"name": "scenes", "items": 120, "classes": 6, "size": 16},
         "kind": {"name": "class_incremental", "first": 2, "step": 2},
     },
     "encoder": {"name": "small_resnet", "image_size": 16, "width": 4, "embedding_dim": 8, "text": "none"},
-    "strategy": {"name": "correlation", "estimation": True},
     "train": {"epochs": 1, "batch_size": 24, "per_class": 6, "precision": "fp32", "max_steps": 2},
     "workers": 0,
     "registry": "registry",
 }
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PERDURE_RUNS", str(tmp_path / "runs"))
+@dataclass
+class Learned:
+    """Three runs of one stream, and what each task of them was begun with and asked."""
+
+    matrices: dict[str, list[list[float | None]]]  # of mAP
+    contexts: dict[str, list[TaskContext]]
+    drifts: list[dict[str, float] | None]  # in the manifests of the run with estimation
+    teachers: list[int]  # whose embeddings a batch of the run with all teachers came with, step by step
 
 
-@pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> list[TaskContext]:
-    """What every task of a correlation strategy was begun with."""
-    contexts: list[TaskContext] = []
-    original = CorrelationDistillation.begin_task
-
-    def spy(self: CorrelationDistillation, encoder: Encoder, task: TaskContext) -> None:
-        contexts.append(task)
-        original(self, encoder, task)
-
-    monkeypatch.setattr(CorrelationDistillation, "begin_task", spy)
-    return contexts
+def run(strategy: dict[str, object]) -> list[list[float | None]]:
+    name = "-".join(map(str, strategy.values()))
+    return learn_stream(parse({**TINY, "name": name, "strategy": strategy}))["metrics"]["map"]["matrix"]
 
 
-def config(*overrides: str) -> RunConfig:
-    return parse(TINY, list(overrides))
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    strategies: dict[str, dict[str, object]] = {
+        "plain": {"name": "correlation"},
+        "estimating": {"name": "correlation", "estimation": True},
+        "all teachers": {"name": "correlation_all_teachers"},
+    }
+    matrices: dict[str, list[list[float | None]]] = {}
+    contexts: dict[str, list[TaskContext]] = {}
+    teachers: list[int] = []
+    begin, observe = CorrelationDistillation.begin_task, CorrelationAllTeachers.observe
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("estimation")
+        patch.chdir(folder)
+        patch.setenv("PERDURE_RUNS", str(folder / "runs"))
+        patch.setenv("PERDURE_CACHE", str(folder / "cache"))
+        for which, strategy in strategies.items():
+            begun = contexts.setdefault(which, [])
+
+            def begin_task(self: CorrelationDistillation, encoder: Encoder, task: TaskContext, begun: list[TaskContext] = begun) -> None:
+                begun.append(task)
+                begin(self, encoder, task)
+
+            def look(self: CorrelationAllTeachers, batch: Batch) -> dict[str, Tensor]:
+                seen = observe(self, batch)
+                teachers.append(("teacher_image" in seen) + (seen["elder_image"].shape[1] if "elder_image" in seen else 0))
+                return seen
+
+            patch.setattr(CorrelationDistillation, "begin_task", begin_task)
+            patch.setattr(CorrelationAllTeachers, "observe", look)
+            matrices[which] = run(strategy)
+        registry = open_registry("registry")
+        drifts = [registry.manifest(EncoderRef("correlation-True", version)).meta.get("drift") for version in (1, 2, 3)]
+        assert [contexts["all teachers"][2].ancestor(task).classifier.num_classes for task in (0, 1)] == [2, 4]
+    return Learned(matrices, contexts, drifts, teachers)
 
 
-def matrix_of(report: dict[str, Any]) -> list[list[float | None]]:
-    return report["metrics"]["map"]["matrix"]
-
-
-def test_each_task_is_handed_the_drifts_of_all_before_it_as_the_matrix_has_them(begun: list[TaskContext]) -> None:
-    matrix = matrix_of(learn_stream(config()))
+def test_each_task_is_handed_the_drifts_of_all_before_it_as_the_matrix_has_them(learned: Learned) -> None:
+    matrix = learned.matrices["estimating"]
     drifts = [measure_drift(matrix[task - 1], matrix[task], task) for task in (1, 2)]
     assert len(set(drifts)) == 2 and drifts[0] != AccuracyDrift(0, 0)
-    assert [context.drifts for context in begun] == [(), (), (drifts[0],)]
-    recorded = [open_registry("registry").manifest(EncoderRef("tiny", version)).meta.get("drift") for version in (1, 2, 3)]
-    assert recorded == [None, {"drop": drifts[0].drop, "gain": drifts[0].gain}, {"drop": drifts[1].drop, "gain": drifts[1].gain}]
+    assert [context.drifts for context in learned.contexts["estimating"]] == [(), (), (drifts[0],)]
+    assert learned.drifts == [None, asdict(drifts[0]), asdict(drifts[1])]
 
 
-def test_estimation_changes_the_third_task_and_none_before() -> None:
-    plain, estimating = (matrix_of(learn_stream(config(f"name=run-{on}", f"strategy.estimation={on}"))) for on in ("false", "true"))
+def test_estimation_changes_the_third_task_and_none_before(learned: Learned) -> None:
+    plain, estimating = learned.matrices["plain"], learned.matrices["estimating"]
     assert plain[:2] == estimating[:2]
     assert plain[2] != estimating[2]
 
 
-def test_all_teachers_are_taken_from_the_registry(begun: list[TaskContext], monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[int] = []
-    original = CorrelationAllTeachers.observe
-
-    def spy(self: CorrelationAllTeachers, batch: Any) -> Any:
-        seen = original(self, batch)
-        held.append(("teacher_image" in seen) + (seen["elder_image"].shape[1] if "elder_image" in seen else 0))
-        return seen
-
-    monkeypatch.setattr(CorrelationAllTeachers, "observe", spy)
-    learn_stream(config("strategy={name: correlation_all_teachers}"))
-    assert held == [0, 0, 1, 1, 2, 2]
-    assert [begun[2].ancestor(task).classifier.num_classes for task in (0, 1)] == [2, 4]
+def test_task_t_asks_t_teachers_where_all_are_kept(learned: Learned) -> None:
+    assert learned.teachers == [0, 0, 1, 1, 2, 2]
+    assert learned.matrices["all teachers"][:2] == learned.matrices["plain"][:2]
+    assert learned.matrices["all teachers"][2] != learned.matrices["plain"][2]

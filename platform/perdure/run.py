@@ -34,7 +34,14 @@ from perdure.pictures import save_pictures
 from perdure.pipeline import Learner, Prepared, Progress, SilentProgress
 from perdure.records import EncoderRef, Release, SegmentRef, Task
 from perdure.registry.registry import Registry, open_registry
-from perdure.retrieval.classification import CLASSIFICATION_DEFINITIONS, ClassMeans, class_means, classification_metrics, top1_over_time
+from perdure.retrieval.classification import (
+    CLASSIFICATION_DEFINITIONS,
+    CLASSIFICATION_METRICS,
+    ClassMeans,
+    class_means,
+    classification_metrics,
+    top1_over_time,
+)
 from perdure.retrieval.evaluation import TASK_DEFINITIONS, SplitEmbeddings, embed_split, search_metrics, task_metrics
 from perdure.retrieval.policies import next_release
 from perdure.retrieval.profiles import profiles
@@ -43,7 +50,6 @@ from perdure.settings import settings
 __all__ = ["StreamRun", "learn_stream", "main_metric"]
 
 _COUNTS = ("queries", "lone_queries", "t2i_queries", "t2i_median_rank")  # numbers beside the metrics, of which a summary makes no sense
-_CLASSIFICATION = ("top1", "top1_known_task", "top1_ncm")
 _CLASS_MEANS = "class_means.safetensors"  # beside the weights of an encoder version
 _Row = dict[str, list[float | None]]  # of each metric, a value for each task
 _Matrices = dict[str, list[list[float | None]]]
@@ -151,7 +157,7 @@ class StreamRun:
         means = self._class_means(task, encoder, rows_read)
         means.save(outcome / _CLASS_MEANS)
         files[_CLASS_MEANS] = outcome / _CLASS_MEANS
-        metrics = {**self._measure(embeddings), "classification": self._classify(task, encoder, embeddings, means)}
+        metrics = self._measure(task, encoder, embeddings, means)
         meta = {
             "task": task.index,
             "fingerprint": fingerprint(self.config),
@@ -180,7 +186,7 @@ class StreamRun:
         stored = {} if parent is None else self.registry.files(parent)
         return ClassMeans.load(stored[_CLASS_MEANS]).replaced_by(new) if _CLASS_MEANS in stored else new
 
-    def _classify(self, task: Task, encoder: Encoder, embeddings: SplitEmbeddings, means: ClassMeans) -> _Row:
+    def _classify(self, task: Task, encoder: Encoder, embeddings: SplitEmbeddings, means: ClassMeans | None) -> _Row:
         """Row t of the classification matrices."""
         ranking = self.config.strategy.options.get("ranking") or {}
         return classification_metrics(
@@ -216,8 +222,17 @@ class StreamRun:
                 [f"train.start_from={other.run}: its first task differs (data, classes, encoder, ranking terms, training or seed)"],
             )
         self.progress.say(f"task 1: taken over from {other}, whose first task is the same")
-        meta = {**meta, "fingerprint": fingerprint(self.config), "config": self.config.plain(), "taken_over_from": str(other)}
-        files = {name: path for name, path in self.registry.files(other).items()}
+        files = self.registry.files(other)
+        encoder = load_encoder(files["weights.safetensors"].parent)
+        embeddings = self._embed(encoder, EncoderRef(self.config.name, 1), self._digest_of(other))
+        means = ClassMeans.load(files[_CLASS_MEANS]) if _CLASS_MEANS in files else None
+        meta = {
+            **meta,
+            "fingerprint": fingerprint(self.config),
+            "metrics": self._measure(task, encoder, embeddings, means),  # its later tasks may be cut in another way
+            "config": self.config.plain(),
+            "taken_over_from": str(other),
+        }
         self.registry.publish_encoder(self.config.name, 1, files, parent=None, meta=meta)
         reads = self.folder / "reads" / f"{task.index:03d}.json"
         reads.parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +269,7 @@ class StreamRun:
         """Every query and gallery row of the stream, the unseen classes' included."""
         return np.unique(np.concatenate([rows for task in self.prepared.stream.measured() for rows in (task.query, task.gallery)]))
 
-    def _measure(self, embeddings: SplitEmbeddings) -> dict[str, Any]:
+    def _measure(self, learned: Task, encoder: Encoder, embeddings: SplitEmbeddings, means: ClassMeans | None) -> dict[str, Any]:
         """Row t of every matrix: each task's test split, also of tasks not learned yet; the unseen classes apart, by dataset if cut so."""
         stream = self.prepared.stream
         rows = [task_metrics(embeddings, task, stream.labels) for task in stream.tasks]
@@ -264,6 +279,7 @@ class StreamRun:
         if stream.unseen_of:
             apart = [{} if task is None else task_metrics(embeddings, task, stream.labels) for task in stream.unseen_of]
             out["unseen_row"] = {name: [row.get(name) for row in apart] for name in rows[0]}
+        out["classification"] = self._classify(learned, encoder, embeddings, means)
         return out
 
     def baseline(self) -> _Row:
@@ -352,7 +368,7 @@ class StreamRun:
         matrices = {name: [meta["metrics"]["row"][name] for meta in metas] for name in names}
         unseen = {name: [meta["metrics"]["unseen_row"][name] for meta in metas] for name in names} if stream.unseen_of else {}
         nothing: list[float | None] = [None] * len(stream.tasks)
-        for name in _CLASSIFICATION:  # versions that were published before there was such a thing have no row
+        for name in CLASSIFICATION_METRICS:  # versions that were published before there was such a thing have no row
             matrices[name] = [meta["metrics"].get("classification", {}).get(name, nothing) for meta in metas]
         baseline = self.baseline()
         sizes = [len(task.query) for task in stream.tasks]
@@ -454,7 +470,7 @@ def _summary(
 
 def _weights(name: str, matrices: _Matrices, sizes: Sequence[float]) -> Sequence[float]:
     """How many queries each task's value of a metric is a mean over."""
-    counted = "t2i_queries" if name.startswith("t2i_") else None if name in _CLASSIFICATION or name.startswith("i2t_") else "queries"
+    counted = "t2i_queries" if name.startswith("t2i_") else None if name in CLASSIFICATION_METRICS or name.startswith("i2t_") else "queries"
     return sizes if counted is None else [value or 0.0 for value in matrices[counted][-1]]
 
 

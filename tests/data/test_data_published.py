@@ -176,7 +176,7 @@ def test_a_root_one_folder_too_high_is_told_the_right_one(tmp_path: Path) -> Non
 def test_a_picture_that_went_away_after_opening_is_named(tmp_path: Path) -> None:
     data = build("cub200", cub(tmp_path))
     (tmp_path / data.items[3].id).unlink()
-    with pytest.raises(DataError, match="row 3 .*no such file"):
+    with pytest.raises(DataError, match=r"row 3 .*no such file"):
         data.image_bytes(3)
     data = build("cifar100_binary", cifar(tmp_path / "cifar"))
     (tmp_path / "cifar" / "train.bin").write_bytes(b"x" * 3074)

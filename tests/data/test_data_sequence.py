@@ -111,7 +111,7 @@ def test_the_digest_follows_every_part_its_name_its_labels_and_its_split(tmp_pat
 
 
 def test_a_label_that_a_part_does_not_have_is_told_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="part 'a': labels: no class 'baer'. Did you mean 'bear'.* parquet has 4 classes"):
+    with pytest.raises(DataError, match=r"part 'a': labels: no class 'baer'\. Did you mean 'bear'.* parquet has 4 classes"):
         sequence({"dataset": table(tmp_path / "one.parquet"), "as": "a", "labels": ["baer", "bus"]})
 
 

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from perdure.encoders import ENCODERS, TEXT_TOWERS, build_encoder, small_resnet
+from perdure.encoders import ENCODERS, POOLINGS, TEXT_TOWERS, build_encoder, small_resnet
 from perdure.errors import BadQuery, ConfigError
 
 CAPTIONS = ["a striped blue circle", "a red star in the snow"]
@@ -143,7 +143,7 @@ def test_refuses_what_is_not_a_batch_of_colour_pictures(images: torch.Tensor) ->
         tiny()(images)
 
 
-@pytest.mark.parametrize("pooling", ["avg", "gem"])
+@pytest.mark.parametrize("pooling", list(POOLINGS))
 @pytest.mark.parametrize("classifier", ["cosine", "linear"])
 def test_learns_to_tell_two_colours_apart_in_bf16(pooling: str, classifier: str) -> None:
     encoder = tiny(with_text=False, width=8, pooling=pooling, classifier=classifier).train()

@@ -161,10 +161,10 @@ def test_an_encoder_that_maps_everything_to_one_point_is_right_nowhere(pixels: P
 def test_over_time_every_test_item_counts_the_same() -> None:
     small = Task(1, "small", (), TASKS[1].train, TASKS[1].query[:10], TASKS[1].query[:10])
     big = len(TASKS[0].query)
-    matrices = {"top1": [[0.8, None], [0.2, 0.6]], "top1_ncm": [[None, None], [0.5, 1.0]]}
+    matrices = {"top1": [[0.8, None], [0.2, 0.6]], "top1_known_task": [[0.9, None], [0.7, 1.0]], "top1_ncm": [[None, None], [0.5, 1.0]]}
     found = top1_over_time(matrices, (TASKS[0], small), LABELS)
     assert [row["classes"] for row in found] == [2, 4]
-    assert found[0] == {"task": 0, "classes": 2, "top1": 0.8, "top1_ncm": None}
+    assert found[0] == {"task": 0, "classes": 2, "top1": 0.8, "top1_known_task": 0.9, "top1_ncm": None}
     assert found[1]["top1"] == pytest.approx((0.2 * big + 0.6 * 10) / (big + 10))
     assert found[1]["top1_ncm"] == pytest.approx((0.5 * big + 1.0 * 10) / (big + 10))
 

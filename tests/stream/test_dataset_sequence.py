@@ -157,7 +157,7 @@ def test_options_that_do_not_fit_are_config_errors(options: dict[str, Any], comp
 
 def test_a_class_of_two_datasets_is_refused() -> None:
     items = [*dataset({"birds": 2}), *(Item(id=f"x{n}", label="birds/c1", group="dogs", split="train") for n in range(3))]
-    with pytest.raises(DataError, match="class 'birds/c1' is in dataset 'birds' and in 'dogs'.*by_group.*'sequence'"):
+    with pytest.raises(DataError, match=r"class 'birds/c1' is in dataset 'birds' and in 'dogs'.*by_group.*'sequence'"):
         cut(items)
 
 

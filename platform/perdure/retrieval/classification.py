@@ -22,7 +22,9 @@ from perdure.metrics.continual import averages
 from perdure.records import Task
 from perdure.retrieval.evaluation import SplitEmbeddings
 
-__all__ = ["CLASSIFICATION_DEFINITIONS", "ClassMeans", "class_means", "classification_metrics", "top1_over_time"]
+__all__ = ["CLASSIFICATION_DEFINITIONS", "CLASSIFICATION_METRICS", "ClassMeans", "class_means", "classification_metrics", "top1_over_time"]
+
+CLASSIFICATION_METRICS = ("top1", "top1_known_task", "top1_ncm")
 
 CLASSIFICATION_DEFINITIONS = {
     "top1": "Share of the task's test items that the growing classifier puts into their own class, out of all classes learned so far (the "
@@ -31,9 +33,10 @@ CLASSIFICATION_DEFINITIONS = {
     "tasks were never compared with each other while learning, unless the strategy did so (joint).",
     "top1_known_task": "As top1, out of the task's own classes only: the task is told.",
     "top1_ncm": "As top1, by the class mean whose direction is nearest (Rebuffi et al. 2017): the mean of unit embeddings of up to 50 "
-    "training items of the class, made by the encoder that learned the class and kept as a vector ever since. It needs no cross-entropy.",
+    "training items of the class, made by the encoder that learned the class and kept as a vector ever since. It needs no cross-entropy, and it falls where the whole "
+    "space has moved since.",
     "top1_over_time": "After each task, how many classes were learned so far, and the share of all test items of the tasks so far that are "
-    "put into their own class: top1 and top1_ncm weighted by the number of test items of each task.",
+    "put into their own class: top1, top1_known_task and top1_ncm weighted by the number of test items of each task.",
 }
 """What each number means, word for word, to be stored beside it."""
 
@@ -93,7 +96,7 @@ def classification_metrics(
     trained: bool,
     means: ClassMeans | None,
 ) -> dict[str, list[float | None]]:
-    """One row of the matrices `top1`, `top1_known_task` and `top1_ncm`; see `CLASSIFICATION_DEFINITIONS`.
+    """One row of each matrix of `CLASSIFICATION_METRICS`; see `CLASSIFICATION_DEFINITIONS`.
 
     Args:
         encoder: that made the embeddings.
@@ -116,7 +119,7 @@ def classification_metrics(
     vectors = functional.normalize(joint, dim=1).numpy()
     if means is not None and not np.isin(known, means.classes).all():
         means = None
-    out: dict[str, list[float | None]] = {"top1": [], "top1_known_task": [], "top1_ncm": []}
+    out: dict[str, list[float | None]] = {name: [] for name in CLASSIFICATION_METRICS}
     for task in tasks:
         at = np.array([position[int(row)] for row in task.query], dtype=np.int64)
         own, of_task = labels[task.query], np.unique(labels[task.train])
@@ -130,15 +133,15 @@ def classification_metrics(
 def top1_over_time(
     matrices: Mapping[str, Sequence[Sequence[float | None]]], tasks: Sequence[Task], labels: NDArray[np.int64]
 ) -> list[dict[str, Any]]:
-    """After each task {task, classes, top1, top1_ncm} over the test items of all tasks so far (thesis, Table 5.6).
+    """After each task {task, classes, top1, top1_known_task, top1_ncm} over the test items of all tasks so far (thesis, Table 5.6).
 
     Args:
-        matrices: `top1` and `top1_ncm`.
+        matrices: of `CLASSIFICATION_METRICS`.
         tasks: of the whole stream.
         labels: (N,) class id of each row of the dataset.
     """
     sizes = [len(task.query) for task in tasks]
-    overall = {name: averages(matrices[name], sizes) for name in ("top1", "top1_ncm")}
+    overall = {name: averages(matrices[name], sizes) for name in CLASSIFICATION_METRICS}
     learned = [len(np.unique(np.concatenate([labels[task.train] for task in tasks[: t + 1]]))) for t in range(len(tasks))]
     return [{"task": t, "classes": learned[t], **{name: values[t] for name, values in overall.items()}} for t in range(len(tasks))]
 

@@ -80,17 +80,18 @@ class Protector(Strategy):
 
     def before_step(self, encoder: Encoder) -> None:
         """Add the penalty's gradient, within its bound."""
-        gradients = {name: parameter.grad for name, parameter in encoder.named_parameters() if name in self._pull}
-        pairs = [(leading(gradient, self._pull[name]), self._pull[name]) for name, gradient in gradients.items() if gradient is not None]
+        for name, parameter in encoder.named_parameters():
+            if name in self._pull and parameter.grad is not None:
+                gradient = leading(parameter.grad, self._pull[name])
+                gradient += self._bounded(self._pull[name], gradient)
         self._pull = {}
-        if not pairs:
-            return
-        factor = torch.ones_like(pairs[0][0].sum())
-        if self._max_share is not None:
-            allowed, pull = self._max_share * _length([gradient for gradient, _ in pairs]), _length([pull for _, pull in pairs])
-            factor = torch.where(pull > allowed, allowed / pull, factor)
-        for gradient, pull in pairs:
-            gradient += factor * pull
+
+    def _bounded(self, pull: Tensor, gradient: Tensor) -> Tensor:
+        """The pull on one parameter, no entry of it above the share of the root mean square of the ranking terms' gradient."""
+        if self._max_share is None:
+            return pull
+        limit = self._max_share * gradient.square().mean().sqrt()
+        return pull.clamp(-limit, limit)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The memory, as STRATEGY.PART.PARAMETER."""

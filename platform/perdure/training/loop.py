@@ -29,6 +29,7 @@ from perdure.strategies.strategy import Strategy
 from perdure.tracking import NullTracker, Tracker
 from perdure.training.checkpoint import Checkpoints, NoCheckpoints, load_state, save_state
 from perdure.training.gather import ALONE, Workers
+from perdure.training.memory import PeakMemory
 from perdure.training.precision import Precision, resolve_precision
 from perdure.training.schedule import Schedule, learning_rate, make_optimizer, random_seed
 
@@ -59,6 +60,7 @@ class TrainSummary:
     terms: dict[str, float] = field(default_factory=dict)  # mean of each loss term over the last epoch
     curves: dict[str, list[float]] = field(default_factory=dict)  # mean of each term per epoch
     read: list[int] = field(default_factory=list)  # rows of the dataset that the task read, by any worker, resumed parts included
+    peak_memory_mb: float | None = None  # MiB, of this worker; of a task that was resumed, since then
 
     @property
     def images_per_s(self) -> float:
@@ -102,6 +104,7 @@ def train_task(
     if schedule.max_steps is not None:
         num_steps = min(num_steps, schedule.max_steps)
 
+    memory = PeakMemory(precision.device)
     strategy.begin_training(encoder)
     trained: dict[str, nn.Module] = {"encoder": encoder, **strategy.trained()}
     for module in trained.values():
@@ -187,7 +190,7 @@ def train_task(
         module.eval()
     strategy.consolidate(encoder, _Examples(data, tokens, precision, random_seed(schedule.seed, task_index, _EXAMPLES)))
     workers.average(value for value in strategy.state_dict().values() if value.is_floating_point())
-    return replace(meter.summary(), read=_rows_read(data.pixels, workers))
+    return replace(meter.summary(), read=_rows_read(data.pixels, workers), peak_memory_mb=round(memory.mib(), 1))
 
 
 def _draw(
