@@ -33,8 +33,8 @@ CLASSIFICATION_DEFINITIONS = {
     "tasks were never compared with each other while learning, unless the strategy did so (joint).",
     "top1_known_task": "As top1, out of the task's own classes only: the task is told.",
     "top1_ncm": "As top1, by the class mean whose direction is nearest (Rebuffi et al. 2017): the mean of unit embeddings of up to 50 "
-    "training items of the class, made by the encoder that learned the class and kept as a vector ever since. It needs no cross-entropy, and it falls where the whole "
-    "space has moved since.",
+    "training items of the class, made by the encoder that learned the class and kept as a vector ever since. It needs no "
+    "cross-entropy, and it falls where the whole space has moved since.",
     "top1_over_time": "After each task, how many classes were learned so far, and the share of all test items of the tasks so far that are "
     "put into their own class: top1, top1_known_task and top1_ncm weighted by the number of test items of each task.",
 }

@@ -21,7 +21,7 @@ class LearningWithoutForgetting(Distiller):
 
     Where the batch has text, the mean over pictures and captions.
 
-    Deviations: the thesis distils pictures only; the bound of `Distiller` (None: none, as there).
+    Deviations: the thesis distils pictures only, and its weight is 1; the bound of `Distiller` (None: none, as there).
     """
 
     name = "lwf"
@@ -29,7 +29,7 @@ class LearningWithoutForgetting(Distiller):
     def __init__(
         self,
         *,
-        weight: Weight = 1.0,
+        weight: Weight = 3.0,
         temperature: PositiveFloat = 2.0,
         max_share: Share | None = DEFAULT_SHARE,
         ranking: Ranking = DEFAULT_RANKING,
