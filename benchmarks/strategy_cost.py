@@ -82,7 +82,11 @@ def measure(name: str, options: dict[str, Any], data: TaskData, parent: Encoder,
     schedule = Schedule(epochs=100, batch_size=BATCH, per_class=4, max_steps=steps + 3, checkpoint_every=0)
     times: list[float] = []
     started = time.perf_counter()
-    train_task(student, strategy, data, schedule, task_index=TASK, precision=precision, on_step=lambda *_: times.append(time.perf_counter()))
+
+    def note(*_: object) -> None:
+        times.append(time.perf_counter())
+
+    train_task(student, strategy, data, schedule, task_index=TASK, precision=precision, on_step=note)
     once = times[0] - started + time.perf_counter() - times[-1]
     return (times[-1] - times[2]) / steps, once
 

@@ -64,7 +64,7 @@ def test_seen_unseen_and_h_are_measured_for_every_dataset_after_every_task(learn
     stream = run.prepared.stream
     found = report["metrics"]["recall@1"]
     for t in range(2):
-        embeddings = run.embeddings(EncoderRef("lifelong", t + 1))
+        embeddings = run.measures.embeddings(EncoderRef("lifelong", t + 1))
         for j, (task, apart) in enumerate(zip(stream.tasks, stream.unseen_of, strict=True)):
             assert apart is not None
             pair: list[float] = []

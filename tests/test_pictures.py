@@ -41,7 +41,7 @@ def first_hits(run, version, kind):
     """Whether each query of the first task is answered right at once by a search over all that was known after `version` tasks."""
     tasks, labels = run.prepared.stream.tasks, run.prepared.stream.labels
     gallery = np.concatenate([task.gallery for task in tasks[:version]])
-    embeddings = run.embeddings(EncoderRef("small", version))
+    embeddings = run.measures.embeddings(EncoderRef("small", version))
     vectors, asked = embeddings.of(gallery).image, embeddings.of(tasks[0].query)
     out = []
     for at, row in enumerate(tasks[0].query):
@@ -112,7 +112,7 @@ def test_the_map_has_test_pictures_of_both_tasks_by_the_first_encoder_and_the_la
     assert set(kept.rows) == {*first.query, *last.query}
     assert [kept.classes[label] for label in kept.class_of] == [run.prepared.dataset.items[row].label for row in kept.rows]
     for version, agreement in zip((1, 2), kept.agreement, strict=True):
-        vectors = run.embeddings(EncoderRef("small", version)).of(kept.rows).image
+        vectors = run.measures.embeddings(EncoderRef("small", version)).of(kept.rows).image
         for number in range(6):
             shares = []
             for at in np.flatnonzero(kept.class_of == number):

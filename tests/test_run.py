@@ -147,7 +147,7 @@ def test_versioned_search_inside_old_items_does_not_move_with_new_tasks(here: Pa
     run = StreamRun.open(config("index.policy=versioned"))
     task = run.prepared.stream.tasks[0]
     labels = run.prepared.stream.labels
-    before = run.embeddings(EncoderRef("small", 1)).of(task.query)
+    before = run.measures.embeddings(EncoderRef("small", 1)).of(task.query)
     expected = retrieval_metrics(
         before.image, before.image, labels[task.query], labels[task.query], query_ids=task.query, gallery_ids=task.query
     )

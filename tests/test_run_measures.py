@@ -64,7 +64,7 @@ def report(learned: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
 def test_the_baseline_is_the_encoder_before_its_first_step(report: dict[str, Any]) -> None:
     run = StreamRun.open(config())
     encoder = pipeline.untrained(run.config, run.prepared)
-    rows = run.test_rows()
+    rows = run.measures.test_rows()
     vectors = embed_split(encoder, run.prepared.pixels, run.prepared.dataset.items, rows).image
     for task in run.prepared.stream.tasks:
         at = np.searchsorted(rows, task.query)

@@ -59,7 +59,7 @@ def test_index_and_search_follow_the_dimension_that_is_kept() -> None:
     run = StreamRun.open(config("index.policy=versioned"))
     row = int(run.prepared.stream.tasks[0].query[0])
     stored = retriever.segments[0].vectors(np.array([retriever.segments[0].table.row(run.prepared.dataset.items[row].id)]))
-    again = run.embeddings(EncoderRef("white", 1)).of(np.array([row])).image
+    again = run.measures.embeddings(EncoderRef("white", 1)).of(np.array([row])).image
     np.testing.assert_allclose(stored, again, rtol=1e-5, atol=1e-6)
     for query in (Query(text="a striped circle"), Query(image=run.prepared.dataset.image_bytes(row))):
         assert len(retriever.search(query, k=5).hits) == 5

@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,11 +47,13 @@ from perdure.training.schedule import Schedule, random_seed
 __all__ = [
     "MADE_UP",
     "OUTCOME",
+    "STRATEGY_STATE",
     "Learner",
     "Prepared",
     "Progress",
     "SilentProgress",
     "check",
+    "consolidate_first",
     "last_step",
     "learn_here",
     "learn_task",
@@ -66,6 +68,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _WHITENING_ROWS = 20_000  # that a whitening is fitted on, at most
+STRATEGY_STATE = "strategy.safetensors"  # what the method carries on, beside the weights of an encoder version
 OUTCOME = "outcome.json"  # the file that makes a task's outcome folder complete
 MADE_UP = "inversion.npz"  # beside it where the strategy made up pictures: some of them; see `Strategy.pictures`
 
@@ -240,7 +243,7 @@ def learn_task(
         save_encoder(encoder, out / "encoder")
         state = strategy.state_dict()
         if state:
-            save_file({name: value.cpu().contiguous() for name, value in state.items()}, out / "strategy.safetensors")
+            save_file({name: value.cpu().contiguous() for name, value in state.items()}, out / STRATEGY_STATE)
         read = sorted({*summary.read, *np.flatnonzero(data.pixels.read).tolist()})  # by any worker while training, and here since then
         record = {"task": task_index, **asdict(summary), "read": read, "images_per_s": summary.images_per_s}
         (out / OUTCOME).write_text(json.dumps(record))
@@ -267,6 +270,29 @@ def learn_here(config: RunConfig, task_index: int, registry_at: str, run_folder:
     )
     tracker.close()
     return out
+
+
+def consolidate_first(config: RunConfig, encoder_folder: Path, registry_at: str, out: Path, prepared: Prepared) -> Path | None:
+    """What the run's strategy carries on from a first task that another strategy has learned; a file in `out`, None where it is nothing.
+
+    Raises:
+        ValueError: the strategy has to be there while the task is learned.
+    """
+    strategy: Strategy = STRATEGIES.build(config.strategy.name, config.strategy.options)
+    encoder = load_encoder(encoder_folder)
+    data = _task_data(0, strategy, prepared)
+    precision = resolve_precision(config.train.precision)
+    precision.place(encoder)
+    class_ids = torch.from_numpy(np.unique(data.labels)).to(precision.device)
+    strategy.begin_task(encoder, _context(config, 0, class_ids, open_registry(registry_at), prepared))
+    train_task(encoder, strategy, data, replace(_schedule(config, True), epochs=0), precision=precision)
+    strategy.end_task(encoder)
+    state = strategy.state_dict()
+    if not state:
+        return None
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.cpu().contiguous() for name, value in state.items()}, out / STRATEGY_STATE)
+    return out / STRATEGY_STATE
 
 
 def parent_of(config: RunConfig, task_index: int) -> EncoderRef | None:
@@ -311,8 +337,8 @@ def _student(config: RunConfig, task_index: int, registry: Registry, strategy: S
     if parent is None or strategy.restarts:
         return build_encoder(config.encoder.name, config.encoder.options, with_text=prepared.with_text, seed=config.seed)
     files = registry.files(parent)
-    if "strategy.safetensors" in files:
-        strategy.load_state_dict(load_file(files["strategy.safetensors"]))
+    if STRATEGY_STATE in files:
+        strategy.load_state_dict(load_file(files[STRATEGY_STATE]))
     encoder = load_encoder(files["weights.safetensors"].parent)
     encoder.whitening = None  # it was fitted to the parent's weights
     return encoder

@@ -20,7 +20,7 @@ __all__ = ["DEFAULT_PULL", "Protector", "Share", "leading", "padded"]
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PULL = 1.0
+DEFAULT_PULL = 1.0  # of an entry: as hard as the ranking terms pull at a typical entry of the same parameter
 
 
 class Protector(Strategy):
@@ -31,10 +31,10 @@ class Protector(Strategy):
     (`train.freeze_batch_norm` holds them).
 
     The penalty depends on the parameters alone, so its gradient is not sent through the network: `before_step` adds it to the gradients
-    of the ranking terms, which are averaged over the workers by then. There its length over the protected entries is held to at most
-    `max_share` of the length of the ranking terms' gradient over the same entries (None: no bound), because a weight that protects one
-    stream freezes another: see decision 10, which this carries over from embeddings to parameters. The term in the log is the penalty
-    before the bound.
+    of the ranking terms, which are averaged over the workers by then. There no entry of it may exceed `max_share` times the root mean
+    square of the ranking terms' gradient over the same parameter (None: no bound), because a weight that protects one stream freezes
+    another, and because a spring that is too stiff for the learning rate does not settle but swings ever wider: see decision 10, which
+    this carries over from embeddings to parameters. The term in the log is the penalty before the bound.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("importance", "anchor")  # of the memory, for every parameter in it
@@ -158,8 +158,3 @@ def padded(value: Tensor | None, like: Tensor) -> Tensor:
     if value is not None:
         leading(out, value).copy_(value)
     return out
-
-
-def _length(tensors: list[Tensor]) -> Tensor:
-    """() the Euclidean length of all entries together."""
-    return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt()

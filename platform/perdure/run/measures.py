@@ -1,0 +1,127 @@
+"""What a run measures: each encoder version's embeddings of the test rows, and everything computed from them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perdure import pipeline
+from perdure.config import RunConfig
+from perdure.encoders import load_encoder
+from perdure.encoders.encoder import Encoder
+from perdure.index.segment import load_segment
+from perdure.memory.accuracy_drift import AccuracyDrift, measure_drift
+from perdure.pipeline import Prepared
+from perdure.records import EncoderRef, Release, Task
+from perdure.registry.registry import Registry
+from perdure.retrieval.classification import ClassMeans, class_means, classification_metrics
+from perdure.retrieval.evaluation import SplitEmbeddings, embed_split, search_metrics, task_metrics
+from perdure.run.report import COUNTS, Row, main_metric
+
+__all__ = ["CLASS_MEANS", "StreamMeasures"]
+
+CLASS_MEANS = "class_means.safetensors"  # beside the weights of an encoder version
+
+
+@dataclass(eq=False)
+class StreamMeasures:
+    """The measuring side of one named run."""
+
+    config: RunConfig
+    folder: Path  # runs/<name>
+    registry: Registry
+    prepared: Prepared
+
+    def embeddings(self, ref: EncoderRef) -> SplitEmbeddings:
+        """A version's embeddings of every test row of the stream, from the run's folder or computed again."""
+        cached = self.folder / "embeddings" / f"{ref.run}-v{ref.version}.npz"
+        if cached.exists():
+            with np.load(cached) as arrays:
+                if arrays["digest"].tobytes() == self.digest_of(ref):
+                    text = arrays["text"] if arrays["text"].size else None
+                    return SplitEmbeddings(arrays["rows"], arrays["image"], text, arrays["text_of"])
+        return self.embed(load_encoder(self.registry.folder(ref)), ref, self.digest_of(ref))
+
+    def embed(self, encoder: Encoder, ref: EncoderRef, digest: bytes) -> SplitEmbeddings:
+        """Embed every test row and keep the result in the run's folder under the digest of the weights."""
+        embeddings = embed_split(encoder, self.prepared.pixels, self.prepared.dataset.items, self.test_rows())
+        cached = self.folder / "embeddings" / f"{ref.run}-v{ref.version}.npz"
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        text = embeddings.text if embeddings.text is not None else np.zeros((0, 0), dtype=np.float32)
+        stamp = np.frombuffer(digest, dtype=np.uint8)
+        np.savez(cached, digest=stamp, rows=embeddings.rows, image=embeddings.image, text=text, text_of=embeddings.text_of)
+        return embeddings
+
+    def digest_of(self, ref: EncoderRef) -> bytes:
+        """SHA-256 of a version's weights."""
+        return bytes.fromhex(self.registry.manifest(ref).files["weights.safetensors"].sha256)
+
+    def test_rows(self) -> NDArray[np.int64]:
+        """Every query and gallery row of the stream, the unseen classes' included."""
+        return np.unique(np.concatenate([rows for task in self.prepared.stream.measured() for rows in (task.query, task.gallery)]))
+
+    def rows(self, learned: Task, encoder: Encoder, embeddings: SplitEmbeddings, means: ClassMeans | None) -> dict[str, Any]:
+        """Row t of every matrix: each task's test split, also of tasks not learned yet; the unseen classes apart, by dataset if cut so."""
+        stream = self.prepared.stream
+        rows = [task_metrics(embeddings, task, stream.labels) for task in stream.tasks]
+        out: dict[str, Any] = {"row": {name: [row.get(name) for row in rows] for name in rows[0]}}
+        if stream.unseen is not None:
+            out["unseen"] = task_metrics(embeddings, stream.unseen, stream.labels)
+        if stream.unseen_of:
+            apart = [{} if task is None else task_metrics(embeddings, task, stream.labels) for task in stream.unseen_of]
+            out["unseen_row"] = {name: [row.get(name) for row in apart] for name in rows[0]}
+        out["classification"] = self._classify(learned, encoder, embeddings, means)
+        return out
+
+    def _classify(self, task: Task, encoder: Encoder, embeddings: SplitEmbeddings, means: ClassMeans | None) -> Row:
+        """Row t of the classification matrices."""
+        ranking = self.config.strategy.options.get("ranking") or {}
+        return classification_metrics(
+            encoder,
+            self.prepared.pixels,
+            embeddings,
+            self.prepared.stream.tasks,
+            self.prepared.stream.labels,
+            learned=task.index + 1,
+            trained=ranking.get("cross_entropy", 0) > 0,
+            means=means,
+        )
+
+    def class_means(self, task: Task, encoder: Encoder, rows: NDArray[np.int64]) -> ClassMeans:
+        """Of all classes so far: the parent's, and new ones of the classes among the rows that this task was trained on."""
+        new = class_means(encoder, self.prepared.pixels, rows, self.prepared.stream.labels[rows])
+        parent = pipeline.parent_of(self.config, task.index)
+        stored = {} if parent is None else self.registry.files(parent)
+        return ClassMeans.load(stored[CLASS_MEANS]).replaced_by(new) if CLASS_MEANS in stored else new
+
+    def drift(self, task: int, row: dict[str, list[float | None]]) -> AccuracyDrift:
+        """What learning a task changed, by mAP where there is one, as in the thesis, else by the run's main metric."""
+        metric = "map" if any(value is not None for value in row.get("map", [])) else main_metric(row)
+        before = self.registry.manifest(EncoderRef(self.config.name, task)).meta["metrics"]["row"][metric]
+        return measure_drift(before, row[metric], task)
+
+    def search(self, release: Release, task: Task) -> dict[str, list[float | None]]:
+        """Search everything indexed so far, under the release's policy and merge: one value for each task learned so far."""
+        segments = [load_segment(self.registry.files(use.segment), ref=use.segment, made_by=use.made_by) for use in release.segments]
+        vectors = {ref: self.embeddings(ref) for ref in release.encoders()}
+        rows = [
+            search_metrics(release, segments, vectors, learned, self.prepared.dataset.items)
+            for learned in self.prepared.stream.tasks[: task.index + 1]
+        ]
+        return {name: [row.get(name) for row in rows] for name in rows[0]}
+
+    def baseline(self) -> Row:
+        """Every retrieval metric of each task by the encoder that the first task starts from; measured once, kept in the run's folder."""
+        path = self.folder / "baseline.json"
+        if not path.exists():
+            stream, items = self.prepared.stream, self.prepared.dataset.items
+            encoder = pipeline.untrained(self.config, self.prepared)
+            embeddings = embed_split(encoder, self.prepared.pixels, items, self.test_rows())
+            rows = [task_metrics(embeddings, task, stream.labels) for task in stream.tasks]
+            beside = path.with_suffix(".writing")
+            beside.write_text(json.dumps({name: [row.get(name) for row in rows] for name in rows[0] if name not in COUNTS}))
+            beside.replace(path)
+        return json.loads(path.read_text())
