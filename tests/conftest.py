@@ -26,6 +26,14 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, in which runs and registry lie where a user without any setting finds them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PERDURE_RUNS")
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for all `cluster` tests of a session: 4 logical CPUs, loopback only, no dashboard; stopped at the end.

@@ -24,12 +24,7 @@ TINY = {
     "workers": 0,
     "registry": "registry",
 }
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PERDURE_RUNS", str(tmp_path / "runs"))
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def config(*overrides: str) -> RunConfig:

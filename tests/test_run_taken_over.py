@@ -23,16 +23,8 @@ SMALL = {
     "workers": 0,
     "registry": "registry",
 }
+pytestmark = pytest.mark.usefixtures("here")
 EWC = "strategy={name: ewc, items: 8, group: 8}"
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PERDURE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    for name in ("PERDURE_REGISTRY", "PERDURE_RUNS"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
 
 
 def config(*overrides: str) -> RunConfig:

@@ -32,13 +32,8 @@ SMALL = {
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PERDURE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr("perdure.run.save_pictures", lambda *_: None)  # of the report, which nothing here reads
-    for name in ("PERDURE_REGISTRY", "PERDURE_RUNS"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
+def without_pictures(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.run.stream_run.save_pictures", lambda *_: None)  # of the report, which nothing here reads
 
 
 def config(*overrides: str) -> RunConfig:
