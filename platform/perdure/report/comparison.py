@@ -13,6 +13,7 @@ from perdure.report.reading import (
     KEPT,
     Report,
     gap,
+    intransigence_of,
     main_metric,
     matrix_of,
     metrics_of,
@@ -126,7 +127,7 @@ def _figures(report: Report, metric: str, reports: Sequence[Report]) -> dict[str
         "kept": None if finetune is None else gap(old, lower.get("old"), when_learned(finetune, metric)),
         "forgetting_share": forgotten / forgotten_there if forgotten is not None and forgotten_there and forgotten_there > 0 else None,
         "new_difference": None if new is None or new_there is None else new - new_there,
-        "intransigence": _intransigence(report, joint, metric),
+        "intransigence": intransigence_of(report, joint, metric),
         **_cost(report),
     }
 
@@ -147,13 +148,6 @@ def _tasks(report: Report, metric: str) -> Any:
     """The classes of each task; of a report that does not tell them, how many tasks there are."""
     told = [task.get("classes") for task in report.get("tasks", [])]
     return told or len(matrix_of(report, metric))
-
-
-def _intransigence(report: Report, joint: Report | None, metric: str) -> float | None:
-    if joint is None or metric not in metrics_of(report) or metric not in metrics_of(joint):
-        return None
-    matrix, reference = matrix_of(report, metric), matrix_of(joint, metric)
-    return continual.intransigence(matrix, reference) if len(matrix) == len(reference) else None
 
 
 def _cost(report: Report) -> dict[str, float | None]:

@@ -8,6 +8,8 @@ from perdure.errors import DataError
 from perdure.report import sections
 from perdure.report.answers import answers
 from perdure.report.classes import classes
+from perdure.report.classification import classification
+from perdure.report.datasets import datasets
 from perdure.report.inversions import inversions
 from perdure.report.markup import LOGO, escaped, percent, signed, write_page
 from perdure.report.neighbourhoods import neighbourhoods
@@ -54,13 +56,15 @@ def write_html(report: Report, pictures: ReportPictures, path: Path) -> None:
     contents = [
         ("knows", "What it knows", sections.matrices(runs)),
         ("forgets", "What it forgets", sections.over_time(runs)),
+        ("datasets", "Seen and unseen classes", datasets(runs)),
+        ("classifies", "How it classifies", classification(runs)),
         ("finds", "What it finds", answers(report, pictures)),
         ("classes", "Easy and hard classes", classes(report)),
         ("neighbours", "Neighbourhoods", neighbourhoods(pictures)),
         ("learned", "How it learned", sections.training(report)),
         ("imagined", "Pictures it made up", inversions(report, pictures.inversions)),
         ("released", "What was released", sections.releases(report)),
-        ("means", "What the numbers mean", sections.definitions(report)),
+        ("means", "What the numbers mean", sections.definitions(runs)),
         ("again", "How to run it again", sections.configuration(report)),
     ]
     shown = [entry for entry in contents if entry[2]]
@@ -112,9 +116,14 @@ def _tiles(runs: Sequence[Report], metric: str) -> str:
     finetune, joint = first_with(runs[1:], "fine_tune"), first_with(runs[1:], "joint")
     lower = {} if finetune is None else summary_of(finetune, metric)
     upper = {} if joint is None else summary_of(joint, metric)
-    figures = {key: summary.get(key) for key in ("last_average", "old", "new", "forgetting", "average_incremental", "unseen")}
+    figures = {key: summary.get(key) for key in ("last_average", "old", "new", "forgetting", "average_incremental", "unseen", "H")}
     figures["gap_closed"] = gap(summary.get("old"), lower.get("old"), upper.get("old"))
-    notes = {"forgetting": "points below best", "gap_closed": "of the way to joint", "average_incremental": "over the run's life"}
+    notes = {
+        "forgetting": "points below best",
+        "H": "of seen and unseen",
+        "gap_closed": "of the way to joint",
+        "average_incremental": "over the run's life",
+    }
     tiles: list[str] = []
     for key, value in figures.items():
         if value is None:

@@ -11,11 +11,14 @@ from perdure.metrics import continual
 __all__ = [
     "COMPARED",
     "KEPT",
+    "MANY_TASKS",
     "Report",
     "first_with",
     "gap",
+    "intransigence_of",
     "main_metric",
     "matrix_of",
+    "measured",
     "metric_title",
     "metrics_of",
     "part_name",
@@ -37,6 +40,9 @@ COMPARED = ("old", "new", "last_average", "average_incremental", "forgetting")
 """Figures of a summary by which runs are compared."""
 
 KEPT = "(A_method - A_finetune) / (A_learned - A_finetune) on old; A_learned: fine-tuning's accuracy on each old task when it was learned."
+
+MANY_TASKS = 6
+"""With more tasks than this, heat maps are compact and lines are not doubled."""
 
 _TITLES = {
     "old": "Old tasks",
@@ -139,7 +145,12 @@ def main_metric(report: Report) -> str:
 def matrix_of(report: Report, metric: str) -> list[list[float | None]]:
     """The rows of a metric's matrix, with None for what was not measured; NaN is no measurement."""
     rows: list[list[float | None]] = report["metrics"][metric]["matrix"]
-    return [[None if value is None or np.isnan(value) else float(value) for value in row] for row in rows]
+    return [[measured(value) for value in row] for row in rows]
+
+
+def measured(value: float | None) -> float | None:
+    """The value, or None where nothing was measured; NaN is no measurement."""
+    return None if value is None or np.isnan(value) else float(value)
 
 
 def summary_of(report: Report, metric: str) -> dict[str, float | None]:
@@ -159,8 +170,8 @@ def when_learned(report: Report, metric: str) -> float | None:
     """The mean over old tasks of their accuracy right after they were learned."""
     matrix = matrix_of(report, metric)
     values = [matrix[j][j] for j in range(len(matrix) - 1)]
-    measured = [value for value in values if value is not None]
-    return float(np.mean(measured)) if measured else None
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def first_with(reports: Sequence[Report], strategy: str) -> Report | None:
@@ -173,6 +184,14 @@ def gap(method: float | None, finetune: float | None, reference: float | None) -
     if method is None or finetune is None or reference is None:
         return None
     return continual.gap_closed(method, finetune, reference)
+
+
+def intransigence_of(report: Report, joint: Report | None, metric: str) -> float | None:
+    """`intransigence` where joint training was run on as many tasks and both have the metric."""
+    if joint is None or metric not in metrics_of(report) or metric not in metrics_of(joint):
+        return None
+    matrix, reference = matrix_of(report, metric), matrix_of(joint, metric)
+    return continual.intransigence(matrix, reference) if len(matrix) == len(reference) else None
 
 
 def release_id(release: Any) -> str:

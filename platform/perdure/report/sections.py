@@ -8,8 +8,10 @@ import yaml
 
 from perdure.metrics import continual
 from perdure.report.charts import averages_chart, page_colour, tasks_chart, term_chart
+from perdure.report.figures import figures, named_figures
 from perdure.report.markup import bullet, chart, escaped, listed, percent, signed, table
 from perdure.report.reading import (
+    MANY_TASKS,
     Report,
     first_with,
     main_metric,
@@ -26,16 +28,12 @@ from perdure.report.reading import (
 __all__ = ["configuration", "definitions", "matrices", "over_time", "releases", "training"]
 
 
-_MANY_TASKS = 6
-"""With more tasks than this, heat maps are compact and lines are not doubled."""
-
-
 def matrices(runs: Sequence[Report]) -> str:
     """The main metric of the first run, with the other runs' beside it on one scale; the first run's other metrics folded away."""
     metric = main_metric(runs[0])
     shown = [run for run in runs if metric in metrics_of(run)]
     top = max(_highest(run, metric) for run in shown)
-    compact = len(shown) > 2 or len(matrix_of(runs[0], metric)) > _MANY_TASKS
+    compact = len(shown) > 2 or len(matrix_of(runs[0], metric)) > MANY_TASKS
     maps = "".join(_heat_map(run, metric, strategy_of(run) if len(shown) > 1 else "", top, compact) for run in shown)
     words = (
         f"<p>{escaped(metric_title(metric))} in percent. Row: the encoder after a task. Column: the test split it is asked about. "
@@ -49,18 +47,18 @@ def matrices(runs: Sequence[Report]) -> str:
 
 
 def over_time(runs: Sequence[Report]) -> str:
-    """What became of each task, what each of them lost, and the average of every run; nothing before the second task."""
+    """What became of each task, what each of them lost, the average of every run, and figures by name; nothing before the second task."""
     report, metric = runs[0], main_metric(runs[0])
     if len(matrix_of(report, metric)) < 2:
         return ""
     shown = [run for run in runs if metric in metrics_of(run)]
     finetune = first_with(shown[1:], "fine_tune")
-    dashed = finetune if len(matrix_of(report, metric)) <= _MANY_TASKS else None  # so many lines twice would hide each other
+    dashed = finetune if len(matrix_of(report, metric)) <= MANY_TASKS else None  # so many lines twice would hide each other
     charts = (
         chart(f"Each task since it was learned{'; dashed: fine-tuning' if dashed else ''}", tasks_chart(report, dashed, metric)),
         chart("Average over the tasks learned so far", averages_chart(shown, metric)),
     )
-    return f'<div class="charts">{"".join(charts)}</div>{_lost(report, finetune, metric)}'
+    return f'<div class="charts">{"".join(charts)}</div>{_lost(report, finetune, metric)}{figures(runs)}'
 
 
 def training(report: Report) -> str:
@@ -105,9 +103,11 @@ def releases(report: Report) -> str:
     return "".join(parts)
 
 
-def definitions(report: Report) -> str:
-    """What each number means, word for word as stored beside it."""
-    return listed(list(report["definitions"].items())) if report.get("definitions") else ""
+def definitions(runs: Sequence[Report]) -> str:
+    """What each number means, word for word as stored beside it; without those that stand beside their number already."""
+    told = named_figures(runs)
+    entries = [(word, text) for word, text in (runs[0].get("definitions") or {}).items() if word not in told]
+    return listed(entries) if entries else ""
 
 
 def configuration(report: Report) -> str:
