@@ -1,5 +1,6 @@
 """The report page, the comparison and the terminal tables, on a report made by the real metrics from drifting random embeddings."""
 
+import html
 import io
 import json
 import re
@@ -12,7 +13,11 @@ from PIL import Image, ImageDraw
 from perdure.errors import DataError
 from perdure.metrics import continual
 from perdure.metrics import retrieval as retrieval_metrics
+from perdure.metrics.datasets import DATASET_DEFINITIONS, by_dataset
 from perdure.report import Example, ReportPictures, comparison_table, summary_table, write_comparison, write_html, write_run_html
+from perdure.report.classification import classification
+from perdure.report.datasets import datasets
+from perdure.report.figures import figures, named_figures
 
 SHAPES = ("circle", "square", "triangle", "star")
 TEXTURES = ("plain", "striped", "dotted")
@@ -212,6 +217,12 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def cells_of(source):
+    """The text of every cell of every row of the tables of a page or a part of it."""
+    rows = re.findall(r"<tr>(.*?)</tr>", source, re.DOTALL)
+    return [[re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL)] for row in rows]
+
+
 def page_of(report, pictures, folder):
     write_html(report, pictures, folder / "report.html")
     return Page((folder / "report.html").read_text(encoding="utf-8"))
@@ -363,3 +374,207 @@ def test_summary_for_a_terminal_is_plain_text_with_the_matrix(run):
 def test_a_report_without_any_number_is_refused(run):
     with pytest.raises(DataError, match="no metric that was measured"):
         summary_table({**run[0], "metrics": {}})
+
+
+# Seen and unseen classes of datasets
+
+SEEN = [[0.91, 0.12, 0.11], [0.72, 0.83, 0.13], [0.54, 0.65, 0.96]]
+UNSEEN = [[0.61, 0.22, 0.21], [0.52, 0.43, 0.23], [0.34, 0.35, 0.76]]
+
+
+def lifelong(strategy="dual", seen=SEEN, unseen=UNSEEN, names=("birds", "dogs", "cars"), **more):
+    """The report of a stream of datasets, made by hand."""
+    matrix = {"matrix": seen, "unseen": unseen}
+    last = [value for value in unseen[-1] if value is not None]
+    rows = by_dataset(names, "recall@1", seen, unseen)
+    harmonic = [row["H"] for row in rows if row["after"] == len(seen) - 1 and row["H"] is not None]
+    summary = continual.summarise(seen, float(np.mean(last)) if last else None)
+    return {
+        "name": strategy,
+        "config": {"strategy": {"name": strategy}},
+        "definitions": {**continual.DEFINITIONS, **DATASET_DEFINITIONS},
+        "tasks": [{"name": name} for name in names],
+        "metrics": {"recall@1": matrix},
+        "summary": {
+            "metric": "recall@1",
+            **summary,
+            "by_metric": {"recall@1": {**summary, "H_datasets": float(np.mean(harmonic)) if harmonic else None}},
+        },
+        "datasets": rows,
+        **more,
+    }
+
+
+def test_datasets_are_a_table_with_a_row_after_each_task_and_three_columns_for_each_dataset():
+    above, head, *body = cells_of(datasets([lifelong()]))
+    assert above == ["", "birds", "dogs", "cars"]
+    assert head == ["After", *(["seen", "unseen", "H"] * 3)]
+    for t, (name, *cells) in enumerate(body):
+        assert name == ("birds", "dogs", "cars")[t]
+        for j in range(3):
+            s, u = SEEN[t][j], UNSEEN[t][j]
+            told = [f"{100 * value:.1f}" for value in (s, u, 2 * s * u / (s + u))]
+            assert cells[3 * j : 3 * j + 3] == (told if j <= t else ["", "", ""]), "nothing is told of a dataset before it is learned"
+    assert len(body) == 3
+
+
+def test_the_section_of_datasets_says_what_seen_unseen_and_h_are_and_h_on_average(tmp_path):
+    report = lifelong()
+    page = page_of(report, ReportPictures(), tmp_path)
+    assert "Seen and unseen classes" in page.text
+    assert "classes of the same dataset that no task learns" in page.text
+    assert "2 · seen · unseen / (seen + unseen)" in page.text
+    mean = np.mean([2 * s * u / (s + u) for s, u in zip(SEEN[-1], UNSEEN[-1], strict=True)])
+    assert f"after the last task it is {100 * mean:.1f} on average" in page.text
+    assert f"Harmonic mean {100 * report['summary']['H']:.1f}" in page.text
+    assert DATASET_DEFINITIONS["H matrix"] in page.text
+
+
+def test_unseen_and_h_are_drawn_with_fine_tuning_dashed_where_it_was_run_beside():
+    plain = lifelong("fine_tune", seen=[[0.9, 0.1, 0.1], [0.2, 0.9, 0.1], [0.1, 0.2, 0.9]])
+    alone, beside = datasets([lifelong()]), datasets([lifelong(), plain])
+    for source in (alone, beside):
+        assert len(re.findall(r"<svg", source)) == 2
+        for j, name in enumerate(("birds", "dogs", "cars")):
+            s, u = SEEN[-1][j], UNSEEN[-1][j]
+            for value in (u, 2 * s * u / (s + u)):
+                assert re.search(rf">{name} +{100 * value:.1f}<", source.replace("\xa0", " ")), "each line is named with its last value"
+    assert "dashed" not in alone and "stroke-dasharray" not in alone
+    assert beside.count("dashed: fine-tuning") == 2 and "stroke-dasharray" in beside
+    assert "dashed" not in datasets([lifelong(), {**plain, "datasets": []}]), "one that was cut otherwise has no such lines"
+
+
+def test_the_dashed_lines_are_the_numbers_of_fine_tuning():
+    """The solid line of a chart says where a number lies; the dashed one beside it has to lie there too."""
+    lower = [[0.58, 0.2, 0.2], [0.31, 0.4, 0.2], [0.12, 0.15, 0.7]]
+    charts = re.findall(r"<svg.*?</svg>", datasets([lifelong(), lifelong("fine_tune", unseen=lower)]), re.DOTALL)
+    for svg, own, other in (
+        (charts[0], UNSEEN, lower),
+        (charts[1], *([[2 * s * row[0] / (s + row[0])] for (s, *_), row in zip(SEEN, u, strict=True)] for u in (UNSEEN, lower))),
+    ):
+        lines = re.findall(r'<path d="([^"]*)"[^>]*?style="([^"]*stroke: var\(--c1\)[^"]*)"', svg)
+        heights = {"dasharray" in style: [float(y) for y in re.findall(r"[ML] [\d.-]+ ([\d.-]+)", d)] for d, style in lines[:2]}
+        slope, start = np.polyfit(heights[False], [row[0] for row in own], 1)
+        assert slope * np.array(heights[True]) + start == pytest.approx([row[0] for row in other], abs=2e-3)
+
+
+def test_one_dataset_is_a_table_without_charts():
+    source = datasets([lifelong(seen=[[0.9]], unseen=[[0.6]], names=("birds",))])
+    assert cells_of(source)[2] == ["birds", "90.0", "60.0", "72.0"]
+    assert "svg" not in source
+
+
+def test_a_dataset_all_of_whose_classes_are_learned_has_dashes_in_its_columns():
+    unseen = [[0.61, None, 0.21], [0.52, None, 0.23], [0.34, float("nan"), 0.76]]
+    rows = cells_of(datasets([lifelong(unseen=unseen)]))
+    assert rows[3][4:7] == ["83.0", "–", "–"]
+    assert rows[4][4:7] == ["65.0", "–", "–"]
+
+
+def test_there_is_no_section_of_datasets_where_nothing_unseen_was_measured(run, tmp_path):
+    assert datasets([run[0]]) == ""
+    assert datasets([lifelong(unseen=[[None] * 3] * 3)]) == "", "seen alone is the matrix, which is shown already"
+    assert "Seen and unseen" not in page_of(run[0], ReportPictures(), tmp_path).text
+
+
+def test_the_name_of_a_dataset_cannot_become_markup(tmp_path):
+    page = page_of(lifelong(names=("<script>x</script>", "dogs", "cars")), ReportPictures(), tmp_path)
+    assert "script" not in page.tags
+    assert page.text.count("<script>x</script>") >= 3
+
+
+# Classification
+
+
+def classified(strategy, top1, **more):
+    """A report with top-1 after each task; `more`: other names and their values."""
+    rows = [{"task": t, "classes": 20 * (t + 1), "top1": value} for t, value in enumerate(top1)]
+    for name, values in more.items():
+        for row, value in zip(rows, values, strict=True):
+            row[name] = value
+    report = lifelong(strategy)
+    return {**report, "summary": {**report["summary"], "top1_over_time": rows}}
+
+
+def test_top_1_over_all_classes_so_far_is_a_table_with_a_row_after_each_task(tmp_path):
+    report = classified("lwf", [0.77, 0.62, 0.53], top1_known_task=[0.78, 0.71, 0.69], top1_ncm=[0.74, None, float("nan")])
+    assert cells_of(classification([report])) == [
+        ["After", "Classes so far", "Top-1", "task known", "nearest class mean"],
+        ["birds", "20", "77.0", "78.0", "74.0"],
+        ["dogs", "40", "62.0", "71.0", "–"],
+        ["cars", "60", "53.0", "69.0", "–"],
+    ]
+    assert "How it classifies" in page_of(report, ReportPictures(), tmp_path).text
+
+
+def test_top_1_is_drawn_for_each_run_that_measured_it():
+    runs = [classified("lwf", [0.77, 0.62, 0.53]), classified("fine_tune", [0.77, 0.4, 0.21]), lifelong("joint")]
+    source = classification(runs)
+    assert source.count("<svg") == 1
+    named = re.findall(r">(\w+) +(\d+\.\d)</text>", source)
+    assert sorted(named) == [("fine_tune", "21.0"), ("lwf", "53.0")]
+
+
+def test_a_top_1_that_was_never_measured_has_no_column_and_none_at_all_no_section():
+    nothing = [None, None, None]
+    by_means = classified("l2", nothing, top1_known_task=nothing, top1_ncm=[0.7, 0.6, 0.5])
+    assert cells_of(classification([by_means]))[0] == ["After", "Classes so far", "nearest class mean"]
+    assert "Top-1, nearest class mean, over all classes" in classification([by_means])
+    assert classification([classified("l2", nothing)]) == ""
+    assert classification([lifelong()]) == ""
+
+
+def test_top_1_after_one_task_is_told_without_a_chart():
+    source = classification([classified("lwf", [0.77])])
+    assert cells_of(source)[1:] == [["birds", "20", "77.0"]]
+    assert "svg" not in source
+
+
+# Figures by name
+
+
+def test_every_figure_of_the_summary_that_shares_its_name_stands_beside_its_definition(run):
+    matrix = run[0]["metrics"]["recall@1"]["matrix"]
+    rows = {name: (points, text) for name, points, text in cells_of(figures([run[0]]))[1:]}
+    assert set(rows) == {
+        *("forgetting_max", "forgetting_first", "forgetting_mammoth", "forgetting_continuum"),
+        *("backward_transfer", "backward_transfer_libcontinual"),
+    }
+    for name, (points, text) in rows.items():
+        value = getattr(continual, name)(matrix)
+        assert float(points.replace("−", "-")) == pytest.approx(100 * value, abs=0.051)
+        assert html.unescape(text) == continual.DEFINITIONS[name]
+
+
+def test_transfer_from_nothing_is_told_as_stored_and_intransigence_where_joint_training_was_run(run, others):
+    report = {**run[0], "summary": {**run[0]["summary"], "by_metric": {"recall@1": {"forward_transfer": 0.123}}}}
+    assert ["forward_transfer", "+12.3"] in [row[:2] for row in cells_of(figures([report]))]
+    found, joint = run[0]["metrics"]["recall@1"]["matrix"], others[1]["metrics"]["recall@1"]["matrix"]
+    value, text = named_figures([report, *others])["intransigence"]
+    assert value == pytest.approx(np.mean([joint[t][t] - found[t][t] for t in range(3)]))
+    assert text == continual.DEFINITIONS["intransigence"]
+    assert "intransigence" not in named_figures([report, others[0]])
+
+
+def test_a_definition_stands_on_the_page_once(run, others, tmp_path):
+    for beside in ((), others):
+        text = page_of(run[0], ReportPictures(beside=list(beside)), tmp_path).text
+        for word, meaning in continual.DEFINITIONS.items():
+            assert text.count(meaning) == 1, word
+
+
+def test_a_figure_is_defined_as_its_own_report_says_and_by_todays_words_where_it_says_nothing(run):
+    told = {**run[0], "definitions": {"forgetting_max": "In the words of that day."}}
+    assert named_figures([told])["forgetting_max"][1] == "In the words of that day."
+    assert named_figures([told])["forgetting_first"][1] == continual.DEFINITIONS["forgetting_first"]
+
+
+@pytest.mark.parametrize(
+    "missing", [(), ("definitions",), ("summary",), ("summary", "definitions", "tasks", "config", "releases", "train")]
+)
+def test_reports_from_before_datasets_classification_and_names_make_a_page(run, missing, tmp_path):
+    report = {key: value for key, value in run[0].items() if key not in missing}
+    text = page_of(report, ReportPictures(), tmp_path).text
+    assert "What it knows" in text and "What it forgets" in text
+    assert "Seen and unseen" not in text and "How it classifies" not in text
+    assert continual.DEFINITIONS["forgetting_first"] in text

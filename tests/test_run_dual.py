@@ -1,5 +1,6 @@
 """Dual distillation in a whole run: pictures are made anew for each task, are shown, and nothing is begun that could not be learned."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,16 @@ def test_every_task_but_the_first_leaves_pictures_of_the_classes_before_it_where
         assert shown.images.shape == (16, 16, 16, 3) and shown.curve.shape == (3,) and shown.noise is not None
     assert {"kd1", "kd2", "te2_triplet", "te2_cross_entropy"} <= report["train"][2]["terms"].keys()
     assert [task["items_read"] for task in report["tasks"]] == [task["train"] for task in report["tasks"]], "no old picture was read"
+
+
+def test_pictures_of_clusters_are_not_shown_under_the_names_of_classes() -> None:
+    shown = {}
+    for name, inversion, cross_entropy in (("clusters", "cluster", 1.0), ("unclassified", "auto", 0.0), ("both", "both", 1.0)):
+        strategy = {"name": "dual", "inversion": {"pictures": 8, "iterations": 1, "targets": inversion}}
+        strategy["ranking"] = {"cross_entropy": cross_entropy}
+        learn_stream(config(f"name={name}", f"strategy={json.dumps(strategy)}", "stream.kind.tasks=2"))
+        shown[name] = Inversion.load(Path(f"runs/{name}/tasks/001") / pipeline.MADE_UP).named
+    assert shown == {"clusters": False, "unclassified": False, "both": True}
 
 
 def test_they_are_brought_there_from_wherever_the_task_was_learned() -> None:

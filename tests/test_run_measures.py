@@ -153,6 +153,15 @@ def test_a_classifier_without_cross_entropy_is_null_and_its_class_means_are_not(
     assert report["summary"]["top1_over_time"][1]["top1"] is None
 
 
+def test_a_run_without_a_single_step_is_measured_and_has_no_class_means() -> None:
+    report = learn_stream(config("name=untouched", "train.epochs=0", "stream.kind.tasks=2"))
+    assert [task["items_read"] for task in report["tasks"]] == [0, 0]
+    assert report["metrics"]["recall@1"]["matrix"][1][0] is not None
+    assert report["metrics"]["top1_ncm"]["matrix"] == [[None, None], [None, None]]
+    half = learn_stream(config("name=half", "train.first_epochs=0", "stream.kind.tasks=2"))
+    assert half["metrics"]["top1_ncm"]["matrix"][1] == [None, None], "the first task's classes have no mean"
+
+
 def test_a_first_task_that_is_taken_over_is_measured_on_the_tasks_of_this_run(report: dict[str, Any]) -> None:
     cut_otherwise = learn_stream(config("name=wider", "train.start_from=small", "stream.kind.step=4"))
     for name in ("recall@1", "top1", "top1_ncm"):

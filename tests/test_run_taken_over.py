@@ -1,5 +1,6 @@
 """A first task that another strategy has learned: what a strategy needs of it is measured, or it says that it cannot be."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_importance_is_measured_on_a_first_task_that_fine_tuning_learned_and_not
     assert all((value == own[key]).all() for key, value in state.items())
     assert taken["metrics"] == alone["metrics"]
     assert taken["train"][1]["terms"]["ewc"] > 0
+
+
+def test_what_is_read_to_measure_importance_stands_beside_what_was_read_to_learn(here: Path) -> None:
+    learn_stream(config("train.max_steps=1"))
+    taken = learn_stream(config("name=taken", EWC, "train.max_steps=1", "train.start_from=plain"))
+    alone = learn_stream(config("name=alone", EWC, "train.max_steps=1"))
+    reads = {name: json.loads((here / "runs" / name / "reads/000.json").read_text()) for name in ("plain", "taken", "alone")}
+    assert set(reads["plain"]) < set(reads["taken"]) == set(reads["alone"])
+    assert taken["tasks"][0]["items_read"] == alone["tasks"][0]["items_read"] == len(reads["taken"])
 
 
 def test_the_state_of_another_strategy_is_left_behind(here: Path) -> None:

@@ -99,6 +99,14 @@ def test_the_policy_that_mixes_versions_in_one_space_is_refused_before_anything_
     assert check(config("index.policy=keep", "encoder.whitening=null")) == check(config("index.policy=versioned")) == []
 
 
+def test_the_strategy_that_moves_no_embedding_is_refused_before_anything_is_learned(here: Path) -> None:
+    for whitening in ("{}", "{dim: 4}"):
+        with pytest.raises(ConfigError, match=r"strategy=feature_extraction: encoder\.whitening is fitted anew .* encoder\.whitening=null"):
+            learn_stream(config("strategy=feature_extraction", f"encoder.whitening={whitening}"))
+    assert not (here / "runs").exists()
+    assert check(config("strategy=feature_extraction", "encoder.whitening=null")) == []
+
+
 def test_a_run_of_before_there_was_the_option_is_still_the_same_run() -> None:
     now = resolved(config("encoder.whitening=null"))
     assert now.encoder.options["whitening"] is None and now.encoder.options["pooling"] == "gem"

@@ -131,6 +131,11 @@ def check(config: RunConfig) -> list[str]:
             "index.policy=keep: encoder.whitening is fitted anew after each task, so a new query cannot be compared with old vectors; "
             "choose reindex or versioned, or encoder.whitening=null"
         )
+    if config.strategy.name == "feature_extraction" and config.encoder.options.get("whitening") is not None:
+        problems.append(
+            "strategy=feature_extraction: encoder.whitening is fitted anew after each task, so every embedding would move although the "
+            "towers stay; choose encoder.whitening=null, or another strategy"
+        )
     return problems
 
 

@@ -91,6 +91,17 @@ def test_a_classifier_that_nothing_trains_is_not_told_of_but_the_means_are(pixel
     assert found["top1_ncm"][0] is not None and found["top1_ncm"][1] is None
 
 
+def test_of_no_items_there_are_no_means_and_they_are_kept_like_others(pixels: Pixels, tmp_path: Path) -> None:
+    made, nothing = encoder(), np.zeros(0, dtype=np.int64)
+    class_means(made, pixels, nothing, nothing).save(tmp_path / "none.safetensors")
+    none = ClassMeans.load(tmp_path / "none.safetensors")
+    assert none.classes.shape == (0,) and none.means.shape == (0, made.joint_dim)
+    new = class_means(made, pixels, TASKS[1].train, LABELS[TASKS[1].train])
+    for both in (none.replaced_by(new), new.replaced_by(none)):
+        assert np.array_equal(both.classes, new.classes) and np.array_equal(both.means, new.means)
+    assert measured(made, pixels, 1, means=none)["top1_ncm"] == [None, None]
+
+
 def test_the_nearest_mean_is_the_mean_of_unit_embeddings_written_out(pixels: Pixels) -> None:
     made = encoder()
     rows = np.concatenate([TASKS[0].train, TASKS[1].train])

@@ -224,6 +224,26 @@ def test_what_a_person_may_look_at() -> None:
     assert torch.equal(shown["images"], (state["pictures"].float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1))
 
 
+@pytest.mark.parametrize(
+    ("options", "index", "by_class"),
+    [
+        ({}, 1, True),
+        ({"inversion": {"pictures": 12, "iterations": 2, "targets": "cluster"}}, 1, False),
+        ({"ranking": {"cross_entropy": 0.0}}, 1, False),
+        ({"s_weight": 0.0}, 1, True),  # the first task has trained all rows of its teacher's classifier
+        ({"s_weight": 0.0}, 2, False),  # nothing has trained those of the second task's classes
+    ],
+)
+def test_a_classifier_makes_classes_of_the_pictures_only_where_all_of_it_was_trained(
+    options: dict[str, Any], index: int, by_class: bool
+) -> None:
+    parent = seen(new_encoder(num_classes=3 * index))
+    asked: list[Tensor] = []
+    parent.classifier.register_forward_hook(lambda module, inputs, outputs: asked.append(outputs))  # the teacher is a copy, hook and all
+    strategy, _ = begun(parent, index, **options)
+    assert bool(asked) == bool(strategy.pictures()["named"]) == by_class
+
+
 def frozen(encoder: Encoder) -> Encoder:
     encoder.set_batch_norm_frozen(True)
     return encoder
@@ -260,6 +280,9 @@ def test_options_that_leave_nothing_to_learn_are_refused() -> None:
     STRATEGIES.build("dual", {"ranking": pairs_only, "kd2_weight": 0})
     with pytest.raises(ConfigError, match=r"inversion.iteratons: no such option"):
         STRATEGIES.build("dual", {"inversion": {"iteratons": 5}})
+    for targets in ("classifier", "both"):
+        with pytest.raises(ConfigError, match=rf"targets={targets} asks the classifier, but with ranking.cross_entropy=0 nothing"):
+            STRATEGIES.build("dual", {"inversion": {"targets": targets}, "ranking": {"cross_entropy": 0.0}})
     with pytest.raises(ConfigError, match="distance"):
         STRATEGIES.build("dual", {"distance": "cosine"})
 

@@ -120,6 +120,16 @@ def test_reads_exactly_the_rows_of_its_task(
     assert sorted(summary.read) == sorted(task.rows.tolist())
 
 
+def test_what_was_read_before_a_stop_is_not_forgotten(
+    tmp_path: Path, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
+) -> None:
+    task, checkpoints = toy_task(1), FolderCheckpoints(tmp_path)
+    with pytest.raises(Killed):
+        learn_third_task("fine_tune", toy_encoder(), task, fp32, checkpoints=checkpoints, kill_at=9, every=8)
+    resumed = learn_third_task("fine_tune", toy_encoder(), task, fp32, checkpoints=checkpoints, every=8)  # one step, of a third of the rows
+    assert sorted(resumed.read) == sorted(task.rows.tolist())
+
+
 def test_logs_every_term_and_where_the_time_went(
     tmp_path: Path, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
 ) -> None:

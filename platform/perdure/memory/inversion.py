@@ -60,6 +60,10 @@ class InversionOptions(BaseModel):
     jitter: Fraction = Field(default=0.0625, description="pictures are looked at shifted by up to this share of their side, anew each step")
     flip: bool = Field(default=True, description="and mirrored every other time")
 
+    def by_class(self, *, classifier: bool) -> bool:
+        """Whether a classifier, where there is one, makes the class of a picture; else the numbers are names of clusters."""
+        return self.targets != "cluster" and (classifier or self.targets != "auto")
+
 
 @dataclass(frozen=True, eq=False)
 class Inverted:
@@ -131,7 +135,7 @@ def invert(
         (shifts and mirror images), 84 % (betas and decay); 4 % is chance.
     """
     layers = batch_norm_layers(tower)
-    by_class = options.targets != "cluster" and (logits is not None or options.targets != "auto")
+    by_class = options.by_class(classifier=logits is not None)
     if by_class and logits is None:
         raise ConfigError("pictures from an encoder", [f"targets={options.targets} needs a classifier, and there is none; use cluster"])
     labels, batches = _planned(classes, options, whole_classes=not by_class, seed=seed)

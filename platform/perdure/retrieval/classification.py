@@ -34,7 +34,7 @@ CLASSIFICATION_DEFINITIONS = {
     "top1_known_task": "As top1, out of the task's own classes only: the task is told.",
     "top1_ncm": "As top1, by the class mean whose direction is nearest (Rebuffi et al. 2017): the mean of unit embeddings of up to 50 "
     "training items of the class, made by the encoder that learned the class and kept as a vector ever since. It needs no "
-    "cross-entropy, and it falls where the whole space has moved since.",
+    "cross-entropy, and it falls where the whole space has moved since; null where of some class learned so far no training item was read.",
     "top1_over_time": "After each task, how many classes were learned so far, and the share of all test items of the tasks so far that are "
     "put into their own class: top1, top1_known_task and top1_ncm weighted by the number of test items of each task.",
 }
@@ -74,9 +74,11 @@ def class_means(encoder: Encoder, pixels: Pixels, rows: NDArray[np.int64], label
 
     Args:
         encoder: that has just learned them.
-        rows: (n,) of the dataset.
+        rows: (n,) of the dataset; none where a task was learned in no step, and then there are no means.
         labels: (n,) class id of each.
     """
+    if len(rows) == 0:
+        return ClassMeans(np.zeros(0, dtype=np.int64), np.zeros((0, encoder.joint_dim), dtype=np.float32))
     classes = np.unique(labels)
     members = [np.sort(rows[labels == label]) for label in classes]
     chosen = [own[np.unique(np.linspace(0, len(own) - 1, min(len(own), _PER_MEAN)).astype(np.int64))] for own in members]

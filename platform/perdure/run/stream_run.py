@@ -131,9 +131,7 @@ class StreamRun:
         self._show(outcome / pipeline.MADE_UP, task)
         rows_read = np.array(record.pop("read"), dtype=np.int64)
         read = [self.prepared.dataset.items[row].id for row in rows_read]
-        reads = self.folder / "reads" / f"{task.index:03d}.json"
-        reads.parent.mkdir(parents=True, exist_ok=True)
-        reads.write_text(json.dumps(read))
+        self._record_reads(task, read)
         digest = hashlib.sha256(files["weights.safetensors"].read_bytes()).digest()
         encoder = load_encoder(outcome / "encoder")
         embeddings = self.measures.embed(encoder, ref, digest)
@@ -154,6 +152,12 @@ class StreamRun:
             meta["drift"] = asdict(self.measures.drift(task.index, metrics["row"]))
         self.registry.publish_encoder(ref.run, ref.version, files, parent=pipeline.parent_of(self.config, task.index), meta=meta)
         return meta
+
+    def _record_reads(self, task: Task, ids: list[str]) -> None:
+        """Which items a task read, for whoever wants proof that no earlier one was among them."""
+        reads = self.folder / "reads" / f"{task.index:03d}.json"
+        reads.parent.mkdir(parents=True, exist_ok=True)
+        reads.write_text(json.dumps(ids))
 
     def _show(self, made_up: Path, task: Task) -> None:
         """Put what is for the report's eyes where it looks, wherever the task was learned."""
@@ -178,23 +182,25 @@ class StreamRun:
                 [f"train.start_from={other.run}: its first task differs (data, classes, encoder, ranking terms, training or seed)"],
             )
         self.progress.say(f"task 1: taken over from {other}, whose first task is the same")
+        self.prepared.pixels.forget_reads()
         files = self._with_own_state(self.registry.files(other), meta["config"]["strategy"]["name"])
+        measured = [self.prepared.dataset.items[int(row)].id for row in np.flatnonzero(self.prepared.pixels.read)]
         encoder = load_encoder(files["weights.safetensors"].parent)
         embeddings = self.measures.embed(encoder, EncoderRef(self.config.name, 1), self.measures.digest_of(other))
         means = ClassMeans.load(files[CLASS_MEANS]) if CLASS_MEANS in files else None
+        source = settings().runs / other.run / "reads" / f"{task.index:03d}.json"
+        read = list(dict.fromkeys([*json.loads(source.read_text()), *measured])) if source.exists() else None
         meta = {
             **meta,
+            "items_read": meta["items_read"] if read is None else len(read),
             "fingerprint": fingerprint(self.config),
             "metrics": self.measures.rows(task, encoder, embeddings, means),  # its later tasks may be cut in another way
             "config": self.config.plain(),
             "taken_over_from": str(other),
         }
         self.registry.publish_encoder(self.config.name, 1, files, parent=None, meta=meta)
-        reads = self.folder / "reads" / f"{task.index:03d}.json"
-        reads.parent.mkdir(parents=True, exist_ok=True)
-        source = settings().runs / other.run / "reads" / reads.name
-        if source.exists():
-            shutil.copy(source, reads)
+        if read is not None:
+            self._record_reads(task, read)
         return meta
 
     def _with_own_state(self, files: dict[str, Path], learned_by: str) -> dict[str, Path]:

@@ -96,7 +96,7 @@ class DualDistillation(Distiller):
         self._task: TaskContext | None = None
         self._guide: OnTheFlyTeacher | None = None
         self._made: Inverted | None = None
-        self._refuse_nothing_to_learn()
+        self._refuse_what_cannot_be_learned()
 
     def begin_task(self, encoder: Encoder, task: TaskContext) -> None:
         """Freeze the parent; from the second task on, bring the on-the-fly teacher to its start."""
@@ -140,7 +140,7 @@ class DualDistillation(Distiller):
             self._inversion,
             image_size=self._teacher.encoder.image_size,
             seed=self._task.seed,
-            logits=self._teacher.encoder.classifier if self._ranking.cross_entropy > 0 else None,
+            logits=self._teacher.encoder.classifier if self._teacher_classifies(self._task) else None,
         )
         log.info("%s: made %d pictures of %d old classes", self.name, len(self._made.labels), len(self._made.labels.unique()))
 
@@ -202,6 +202,7 @@ class DualDistillation(Distiller):
             "labels": labels[rows],
             "curve": self._made.curve,
             "noise": _bytes(noise),
+            "named": torch.tensor(self._inversion.by_class(classifier=self._teacher_classifies(self._task))),
         }
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -222,9 +223,19 @@ class DualDistillation(Distiller):
         distance = _COORDINATES[self._distance]
         return torch.stack([distance(unit_rows(taught), unit_rows(student)) for taught, student in lesson]).mean()
 
-    def _refuse_nothing_to_learn(self) -> None:
+    def _teacher_classifies(self, task: TaskContext) -> bool:
+        """Whether all rows of the frozen teacher's classifier were trained; without L_s only those of the first task are."""
+        return self._ranking.cross_entropy > 0 and (self._s_weight > 0 or task.index == 1)
+
+    def _refuse_what_cannot_be_learned(self) -> None:
         ranking = self._ranking
         problems: list[str] = []
+        targets = "auto" if self._inversion is None else self._inversion.targets
+        if targets in ("classifier", "both") and ranking.cross_entropy == 0:
+            problems.append(
+                f"inversion.targets={targets} asks the classifier, but with ranking.cross_entropy=0 nothing trains it: give that a weight, "
+                "or set inversion.targets=cluster"
+            )
         if self._s_weight == self._kd1_weight == self._kd2_weight == 0:
             problems.append("s_weight, kd1_weight and kd2_weight are all 0, so nothing would be learned; give one of them a weight")
         if self._kd2_weight > 0 and self._te2_weight > 0 and ranking.triplet == ranking.cross_entropy == 0 and ranking.metric is None:

@@ -117,7 +117,8 @@ class Strategy:
         """What a person may look at of the pictures that were made up in this task, asked before `end_task`; empty where there are none.
 
         `images` (n, H, W, 3) uint8, `labels` (n,), `curve` (iterations,) the BatchNorm loss while they were made, and `noise`
-        (n', H, W, 3) uint8, what such pictures started from.
+        (n', H, W, 3) uint8, what such pictures started from; `named` () bool, False where the labels are numbers of groups that the
+        pictures form, not of classes; it may be left out where they are classes.
         """
         return {}
 
