@@ -82,6 +82,16 @@ def test_no_image_of_an_earlier_task_is_read_by_any_strategy_but_joint(here: Pat
     assert seen == len(STRATEGIES) >= 5
 
 
+def test_a_strategy_that_starts_each_task_over_trains_it_as_long_as_a_first_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.run.stream_run.save_pictures", lambda *_: None)  # of the report, which nothing here reads
+    steps = {}
+    for name in ("joint", "fine_tune"):
+        short = ("stream.dataset.items=60", "stream.dataset.classes=4", "train.first_epochs=3", "train.epochs=1")
+        report = learn_stream(config(f"name={name}", f"strategy={name}", *short))
+        steps[name] = [entry["steps"] for entry in report["train"]]
+    assert steps == {"joint": [3, 6], "fine_tune": [3, 1]}  # of 24 items: a step an epoch for a task's own, two for both tasks'
+
+
 def test_a_second_start_trains_nothing_again_and_gives_the_same_report(here: Path) -> None:
     first = learn_stream(config())
     counting = Counting()

@@ -99,6 +99,27 @@ def test_a_strategys_draws_are_new_at_every_step_and_task_and_the_same_when_it_i
     assert len(set(seeds(1) + seeds(2))) == 18
 
 
+class Preparing(Strategy):
+    """Counts how often it gets ready, which may take minutes."""
+
+    times = 0
+
+    def prepare(self) -> None:
+        type(self).times += 1
+
+
+def test_a_resumed_task_is_not_prepared_again(
+    tmp_path: Path, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Preparing, "times", 0)
+    schedule = Schedule(**{**SCHEDULE.__dict__, "checkpoint_every": 4})
+    for _ in range(2):
+        encoder, strategy = toy_encoder(), Preparing()
+        strategy.begin_task(encoder, TaskContext(1, torch.arange(4)))
+        train_task(encoder, strategy, toy_task(0), schedule, precision=fp32, checkpoints=FolderCheckpoints(tmp_path))
+    assert Preparing.times == 1
+
+
 def test_the_text_tower_learns_from_the_captions(
     toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
 ) -> None:
