@@ -78,7 +78,7 @@ class TrainConfig(_Section):
     optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="adam: weight decay as an L2 term of the gradient")
     weight_decay: float = Field(default=5e-4, ge=0)
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
-    clip_norm: float | None = Field(default=None, gt=0, description="gradient norm is clipped to this")
+    clip_norm: float | None = Field(default=None, gt=0, description="the gradient norm of each module that learns is clipped to this")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: channels_last and bf16 autocast where the hardware has it"
     )

@@ -99,6 +99,22 @@ def test_a_strategys_draws_are_new_at_every_step_and_task_and_the_same_when_it_i
     assert len(set(seeds(1) + seeds(2))) == 18
 
 
+def test_a_teacher_that_learns_beside_does_not_shorten_the_students_clipped_step(
+    toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
+) -> None:
+    task, parent = toy_task(1), toy_encoder()
+    schedule = Schedule(**{**SCHEDULE.__dict__, "clip_norm": 0.1, "max_steps": 2})
+    learned: list[dict[str, torch.Tensor]] = []
+    for te2_weight in (1.0, 50.0):
+        encoder = copy.deepcopy(parent)
+        strategy = STRATEGIES.build("dual", {"inversion": None, "kd2_weight": 1e-9, "te2_weight": te2_weight})
+        strategy.begin_task(encoder, third_task(encoder, task.labels))
+        encoder.grow(num_classes=8)
+        train_task(encoder, strategy, task, schedule, task_index=2, precision=fp32)
+        learned.append(weights(encoder))
+    assert all(torch.allclose(value, learned[1][key], atol=1e-6) for key, value in learned[0].items())
+
+
 class Preparing(Strategy):
     """Counts how often it gets ready, which may take minutes."""
 

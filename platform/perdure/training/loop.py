@@ -156,7 +156,8 @@ def train_task(
         _average(trained.values(), workers)
         strategy.before_step(encoder)
         if schedule.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_([each for module in trained.values() for each in module.parameters()], schedule.clip_norm)
+            for module in trained.values():  # each by itself: a teacher that learns beside must not shorten the student's step
+                torch.nn.utils.clip_grad_norm_(module.parameters(), schedule.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(schedule.schedule, group["peak"], step, num_steps)
         optimizer.step()
