@@ -72,3 +72,10 @@ def test_frozen_batch_norm_is_refused_in_the_first_task_before_anything_is_learn
         learn_stream(config("train.freeze_batch_norm=true"))
     assert open_registry("registry").releases("tiny") == []
     learn_stream(config("train.freeze_batch_norm=true", "strategy.inversion=null", "name=without"))
+
+
+def test_no_top1_is_told_of_a_classifier_that_nothing_trains() -> None:
+    report = learn_stream(config("strategy.s_weight=0", "strategy.max_share=null", "strategy.inversion=null"))
+    told = [[value is not None for value in row] for row in report["metrics"]["top1"]["matrix"]]
+    assert any(told[0]) and not any(told[1]) and not any(told[2])
+    assert all(value is not None for value in report["metrics"]["top1_ncm"]["matrix"][-1])

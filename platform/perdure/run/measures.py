@@ -20,6 +20,7 @@ from perdure.registry.registry import Registry
 from perdure.retrieval.classification import ClassMeans, class_means, classification_metrics
 from perdure.retrieval.evaluation import SplitEmbeddings, embed_split, search_metrics, task_metrics
 from perdure.run.report import COUNTS, Row, main_metric
+from perdure.strategies import STRATEGIES, Strategy
 
 __all__ = ["CLASS_MEANS", "StreamMeasures"]
 
@@ -78,7 +79,7 @@ class StreamMeasures:
 
     def _classify(self, task: Task, encoder: Encoder, embeddings: SplitEmbeddings, means: ClassMeans | None) -> Row:
         """Row t of the classification matrices."""
-        ranking = self.config.strategy.options.get("ranking") or {}
+        strategy: Strategy = STRATEGIES.build(self.config.strategy.name, self.config.strategy.options)
         return classification_metrics(
             encoder,
             self.prepared.pixels,
@@ -86,7 +87,7 @@ class StreamMeasures:
             self.prepared.stream.tasks,
             self.prepared.stream.labels,
             learned=task.index + 1,
-            trained=ranking.get("cross_entropy", 0) > 0,
+            trained=strategy.classifies(task.index + 1),
             means=means,
         )
 

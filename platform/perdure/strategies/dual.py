@@ -98,6 +98,10 @@ class DualDistillation(Distiller):
         self._made: Inverted | None = None
         self._refuse_what_cannot_be_learned()
 
+    def classifies(self, tasks: int) -> bool:
+        """Without L_s, in the first task alone."""
+        return super().classifies(tasks) and (self._s_weight > 0 or tasks == 1)
+
     def begin_task(self, encoder: Encoder, task: TaskContext) -> None:
         """Freeze the parent; from the second task on, bring the on-the-fly teacher to its start."""
         super().begin_task(encoder, task)
@@ -140,7 +144,7 @@ class DualDistillation(Distiller):
             self._inversion,
             image_size=self._teacher.encoder.image_size,
             seed=self._task.seed,
-            logits=self._teacher.encoder.classifier if self._teacher_classifies(self._task) else None,
+            logits=self._teacher.encoder.classifier if self.classifies(self._task.index) else None,
         )
         log.info("%s: made %d pictures of %d old classes", self.name, len(self._made.labels), len(self._made.labels.unique()))
 
@@ -202,7 +206,7 @@ class DualDistillation(Distiller):
             "labels": labels[rows],
             "curve": self._made.curve,
             "noise": _bytes(noise),
-            "named": torch.tensor(self._inversion.by_class(classifier=self._teacher_classifies(self._task))),
+            "named": torch.tensor(self._inversion.by_class(classifier=self.classifies(self._task.index))),
         }
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -222,10 +226,6 @@ class DualDistillation(Distiller):
             return lesson_kl(lesson, temperature=self._temperature, diagonal=self._diagonal)
         distance = _COORDINATES[self._distance]
         return torch.stack([distance(unit_rows(taught), unit_rows(student)) for taught, student in lesson]).mean()
-
-    def _teacher_classifies(self, task: TaskContext) -> bool:
-        """Whether all rows of the frozen teacher's classifier were trained; without L_s only those of the first task are."""
-        return self._ranking.cross_entropy > 0 and (self._s_weight > 0 or task.index == 1)
 
     def _refuse_what_cannot_be_learned(self) -> None:
         ranking = self._ranking

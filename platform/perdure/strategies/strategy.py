@@ -65,6 +65,10 @@ class Strategy:
         self._class_ids: Tensor | None = None
         self._metric: MetricObjective | None = None
 
+    def classifies(self, tasks: int) -> bool:
+        """Whether the classifier has learned the classes of all of the first `tasks` tasks once they are over."""
+        return self._ranking.cross_entropy > 0
+
     def begin_task(self, encoder: Encoder, task: TaskContext) -> None:
         """Get ready for a task; what takes long belongs into `prepare`.
 
