@@ -58,9 +58,9 @@ def test_mmd_is_equation_5_6(encoder: Encoder, text: bool) -> None:
     assert list(terms)[-2:] == ["lwf", "mmd"]
 
 
-def test_the_thesis_takes_both_at_weight_one() -> None:
-    options = STRATEGIES.resolve("mmd", {})
-    assert (options["alpha"], options["beta"], options["temperature"]) == (1, 1, 2)
+def test_answers_are_held_as_by_lwf_and_the_distribution_as_in_the_thesis() -> None:
+    options, lwf = STRATEGIES.resolve("mmd", {}), STRATEGIES.resolve("lwf", {})
+    assert (options["alpha"], options["temperature"], options["beta"]) == (lwf["weight"], lwf["temperature"], 1)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ class MMDDistillation(Distiller):
 
     Where the batch has text, each is the mean over pictures and captions.
 
-    Deviations: the thesis distils pictures only; the bandwidths, see `losses.mmd`; the bound of `Distiller` (None: none, as there).
+    Deviations: alpha is 3 as in `lwf` (the thesis: 1); the thesis distils pictures only; the bandwidths, see `losses.mmd`; the bound of
+    `Distiller` (None: none, as there).
     """
 
     name = "mmd"
@@ -35,7 +36,7 @@ class MMDDistillation(Distiller):
     def __init__(
         self,
         *,
-        alpha: Weight = 1.0,
+        alpha: Weight = 3.0,
         beta: Weight = 1.0,
         temperature: PositiveFloat = 2.0,
         bandwidths: Bandwidths = BANDWIDTHS,
