@@ -8,6 +8,7 @@ step or after its last (inversion, importances) is told apart, in seconds, for t
 """
 
 import argparse
+import copy
 import os
 import statistics
 import tempfile
@@ -25,6 +26,7 @@ from perdure.data.pixels import Pixels, open_pixels
 from perdure.encoders import Encoder, build_encoder
 from perdure.memory.accuracy_drift import AccuracyDrift
 from perdure.strategies import STRATEGIES, Strategy, TaskContext
+from perdure.strategies.protector import Protector
 from perdure.training.loop import TaskData, train_task
 from perdure.training.precision import Precision, resolve_precision
 from perdure.training.schedule import Schedule
@@ -77,6 +79,12 @@ def measure(name: str, options: dict[str, Any], data: TaskData, parent: Encoder,
     student.load_state_dict(parent.state_dict())
     strategy: Strategy = STRATEGIES.build(name, options)
     own = torch.from_numpy(np.unique(data.labels))
+    if isinstance(strategy, Protector):  # something to protect, from a task that it has learned
+        student.grow(num_classes=CLASSES)
+        strategy.begin_task(student, TaskContext(0, own))
+        earlier = Schedule(epochs=1, batch_size=BATCH, per_class=4, max_steps=2, checkpoint_every=0)
+        train_task(copy.deepcopy(student), strategy, data, earlier, precision=precision)
+        strategy.end_task(student)
     strategy.begin_task(student, TaskContext(TASK, own, DRIFTS, ancestor=lambda task: parent, fresh=lambda: encoder(CLASSES // 2)))
     student.grow(num_classes=CLASSES)
     schedule = Schedule(epochs=100, batch_size=BATCH, per_class=4, max_steps=steps + 3, checkpoint_every=0)
