@@ -245,7 +245,7 @@ def test_what_matters_moves_less_than_it_would_unprotected(name: str) -> None:
     learn(strategy, encoder, 0, steps=4)
     moved = []
     for weight in (0.0, 1e4):
-        again, student = build(name, weight=weight), copy.deepcopy(encoder)
+        again, student = build(name, weight=weight, max_share=1.0), copy.deepcopy(encoder)
         again.load_state_dict(strategy.state_dict())
         learn(again, student, 1, steps=6)
         parameters = dict(student.named_parameters())

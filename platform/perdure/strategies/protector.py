@@ -20,7 +20,7 @@ __all__ = ["DEFAULT_PULL", "Protector", "Share", "leading", "padded"]
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PULL = 1.0  # of an entry: as hard as the ranking terms pull at a typical entry of the same parameter
+DEFAULT_PULL = 0.25  # of an entry: a quarter of how the ranking terms pull at a typical entry of the same parameter
 
 
 class Protector(Strategy):
