@@ -3,7 +3,7 @@
     Dataset -> TaskStream -> Task -> student + frozen teacher -> objective -> loop -> row t of the matrix
       -> encoder version -> segment -> release
 
-`learn_stream` runs a whole stream; how one task is computed is a `Learner` handed in: `learn_here` in this process, or
+`run.learn_stream` runs a whole stream; how one task is computed is a `Learner` handed in: `learn_here` in this process, or
 `cluster.train.learn_with_ray`. Both call `learn_task`, so a run is what it is, and Ray is how it is spread.
 """
 
@@ -246,9 +246,7 @@ def learn_task(
             np.savez_compressed(out / MADE_UP, allow_pickle=False, **{name: value.cpu().numpy() for name, value in made_up.items()})
         _whiten(encoder, config, data, prepared)
         save_encoder(encoder, out / "encoder")
-        state = strategy.state_dict()
-        if state:
-            save_file({name: value.cpu().contiguous() for name, value in state.items()}, out / STRATEGY_STATE)
+        _save_state(strategy, out)
         read = sorted({*summary.read, *np.flatnonzero(data.pixels.read).tolist()})  # by any worker while training, and here since then
         record = {"task": task_index, **asdict(summary), "read": read, "images_per_s": summary.images_per_s}
         (out / OUTCOME).write_text(json.dumps(record))
@@ -292,12 +290,7 @@ def consolidate_first(config: RunConfig, encoder_folder: Path, registry_at: str,
     strategy.begin_task(encoder, _context(config, 0, class_ids, open_registry(registry_at), prepared))
     train_task(encoder, strategy, data, replace(_schedule(config, True), epochs=0), precision=precision)
     strategy.end_task(encoder)
-    state = strategy.state_dict()
-    if not state:
-        return None
-    out.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.cpu().contiguous() for name, value in state.items()}, out / STRATEGY_STATE)
-    return out / STRATEGY_STATE
+    return _save_state(strategy, out)
 
 
 def parent_of(config: RunConfig, task_index: int) -> EncoderRef | None:
@@ -347,6 +340,16 @@ def _student(config: RunConfig, task_index: int, registry: Registry, strategy: S
     encoder = load_encoder(files["weights.safetensors"].parent)
     encoder.whitening = None  # it was fitted to the parent's weights
     return encoder
+
+
+def _save_state(strategy: Strategy, out: Path) -> Path | None:
+    """What a strategy carries on, as a file in a folder; None where it is nothing."""
+    state = strategy.state_dict()
+    if not state:
+        return None
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.cpu().contiguous() for name, value in state.items()}, out / STRATEGY_STATE)
+    return out / STRATEGY_STATE
 
 
 def _whiten(encoder: Encoder, config: RunConfig, data: TaskData, prepared: Prepared) -> None:

@@ -125,7 +125,7 @@ class StreamRun:
         """Measure the new encoder on every task, then publish it with its row of the matrix."""
         record = json.loads((outcome / pipeline.OUTCOME).read_text())
         files = {path.name: path for path in (outcome / "encoder").iterdir()}
-        strategy_state = outcome / "strategy.safetensors"
+        strategy_state = outcome / pipeline.STRATEGY_STATE
         if strategy_state.exists():
             files[strategy_state.name] = strategy_state
         self._show(outcome / pipeline.MADE_UP, task)
