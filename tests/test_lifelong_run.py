@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perdure import pipeline
 from perdure.config import RunConfig, parse
 from perdure.metrics.datasets import DATASET_DEFINITIONS
 from perdure.metrics.retrieval import retrieval_metrics
+from perdure.progress import SilentProgress
 from perdure.records import EncoderRef
 from perdure.report.tables import summary_table
 from perdure.run import StreamRun, learn_stream
@@ -32,7 +32,7 @@ LIFELONG = {
 }
 
 
-class Heard(pipeline.SilentProgress):
+class Heard(SilentProgress):
     """Keeps what is said."""
 
     def __init__(self) -> None:

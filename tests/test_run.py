@@ -11,6 +11,7 @@ from perdure import pipeline
 from perdure.config import RunConfig, parse
 from perdure.errors import ConfigError
 from perdure.metrics.retrieval import retrieval_metrics
+from perdure.progress import Progress
 from perdure.records import EncoderRef
 from perdure.registry import open_registry
 from perdure.retrieval.retriever import Query, Retriever
@@ -47,7 +48,7 @@ class Counting:
         self.tasks: list[int] = []
         self.die_at = die_at
 
-    def __call__(self, run: RunConfig, task: int, registry: str, folder: Path, progress: pipeline.Progress) -> Path:
+    def __call__(self, run: RunConfig, task: int, registry: str, folder: Path, progress: Progress) -> Path:
         if task == self.die_at:
             raise KeyboardInterrupt
         self.tasks.append(task)

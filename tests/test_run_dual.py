@@ -8,7 +8,7 @@ import pytest
 from perdure import pipeline
 from perdure.config import RunConfig, parse
 from perdure.errors import ConfigError
-from perdure.pipeline import Progress
+from perdure.progress import Progress
 from perdure.registry.registry import open_registry
 from perdure.report.pictures import Inversion
 from perdure.run import learn_stream

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from perdure.encoders import ENCODERS, WhiteningOptions, build_encoder, fit_whit
 from perdure.encoders.encoder import Encoder
 from perdure.errors import ConfigError, DataError
 from perdure.memory.accuracy_drift import AccuracyDrift
+from perdure.progress import Progress, SilentProgress
 from perdure.records import EncoderRef
 from perdure.registry.registry import Registry, open_registry
 from perdure.retrieval.evaluation import embed_split
@@ -50,11 +50,8 @@ __all__ = [
     "STRATEGY_STATE",
     "Learner",
     "Prepared",
-    "Progress",
-    "SilentProgress",
     "check",
     "consolidate_first",
-    "last_step",
     "learn_here",
     "learn_task",
     "open_tracker",
@@ -71,36 +68,6 @@ _WHITENING_ROWS = 20_000  # that a whitening is fitted on, at most
 STRATEGY_STATE = "strategy.safetensors"  # what the method carries on, beside the weights of an encoder version
 OUTCOME = "outcome.json"  # the file that makes a task's outcome folder complete
 MADE_UP = "inversion.npz"  # beside it where the strategy made up pictures: some of them; see `Strategy.pictures`
-
-
-class Progress(Protocol):
-    """What a person at a terminal sees of a long run."""
-
-    def say(self, line: str) -> None:
-        """One line of plain text."""
-        ...
-
-    def step(self, done: int, total: int, loss: float) -> None:
-        """The training of the current task is at a step."""
-        ...
-
-    def count(self, what: str, done: int, total: int) -> None:
-        """Something else that takes time: decoding, embedding."""
-        ...
-
-
-class SilentProgress:
-    """Says nothing; log records still go to `logging`."""
-
-    def say(self, line: str) -> None:
-        """To the log."""
-        log.info(line)
-
-    def step(self, done: int, total: int, loss: float) -> None:
-        """Nothing."""
-
-    def count(self, what: str, done: int, total: int) -> None:
-        """Nothing."""
 
 
 Learner = Callable[[RunConfig, int, str, Path, Progress], Path]
@@ -309,24 +276,6 @@ def open_tracker(config: RunConfig, run_folder: Path) -> Tracker:
     if config.train.tensorboard:
         trackers.append(TensorBoardTracker(run_folder / "tensorboard"))
     return Trackers(*trackers)
-
-
-def last_step(log_file: Path, task_index: int) -> dict[str, Any] | None:
-    """The newest step of a task in a run's JSONL, read from the end of the file."""
-    try:
-        with log_file.open("rb") as file:
-            file.seek(max(0, log_file.stat().st_size - 4096))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return None
-    for line in reversed(lines[:-1]):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record.get("kind") == "step" and record.get("task") == task_index:
-            return record
-    return None
 
 
 def _student(config: RunConfig, task_index: int, registry: Registry, strategy: Strategy, prepared: Prepared) -> Encoder:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["JsonlTracker", "NullTracker", "TensorBoardTracker", "Tracker", "Trackers"]
+__all__ = ["JsonlTracker", "NullTracker", "TensorBoardTracker", "Tracker", "Trackers", "last_step"]
 
 
 class Tracker(Protocol):
@@ -81,3 +81,21 @@ class Trackers:
         """Close each."""
         for tracker in self._trackers:
             tracker.close()
+
+
+def last_step(log_file: Path, task_index: int) -> dict[str, Any] | None:
+    """The newest step of a task in a run's JSONL, read from the end of the file."""
+    try:
+        with log_file.open("rb") as file:
+            file.seek(max(0, log_file.stat().st_size - 4096))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return None
+    for line in reversed(lines[:-1]):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record.get("kind") == "step" and record.get("task") == task_index:
+            return record
+    return None

@@ -8,7 +8,8 @@ import yaml
 
 from perdure.cluster.sweep import run_sweep
 from perdure.config import load_sweep, parse
-from perdure.pipeline import SilentProgress, check
+from perdure.pipeline import check
+from perdure.progress import SilentProgress
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
 

@@ -25,7 +25,19 @@ LINES: list[set[str]] = [  # top to bottom
     {"losses", "metrics"},
     {"bottom"},
 ]
-BOTTOM = {"__init__", "records", "config", "settings", "catalog", "errors", "tracking", "console", "identity", "torchvision_guard"}
+BOTTOM = {
+    "__init__",
+    "records",
+    "config",
+    "settings",
+    "catalog",
+    "errors",
+    "tracking",
+    "progress",
+    "console",
+    "identity",
+    "torchvision_guard",
+}
 LEVEL = {room: level for level, line in enumerate(reversed(LINES)) for room in line}
 PLAYS_BOTH_PARTS = {"jobs/demo.py": {"serve.run", "serve.schemas"}}  # the demo learns and serves in one program; nothing else may
 RAY_ROOMS = {"cluster", "jobs", "serve"}

@@ -19,13 +19,14 @@ from perdure.cluster.place import Place
 from perdure.cluster.train import learn_with_ray
 from perdure.config import RunConfig, SearchSpace, SweepConfig, parse
 from perdure.errors import ConfigError, PerdureError
+from perdure.progress import Progress
 from perdure.run import learn_stream
 from perdure.settings import settings
 
 __all__ = ["run_sweep"]
 
 
-def run_sweep(sweep: SweepConfig, progress: pipeline.Progress) -> dict[str, Any]:
+def run_sweep(sweep: SweepConfig, progress: Progress) -> dict[str, Any]:
     """Run the trials (on the Ray that is attached) and write `runs/<sweep>/sweep.json` and `best.yaml`.
 
     Returns:

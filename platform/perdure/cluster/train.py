@@ -23,7 +23,9 @@ from perdure.cluster.place import Place
 from perdure.config import RunConfig, parse
 from perdure.errors import PerdureError
 from perdure.identity import fingerprint
+from perdure.progress import Progress
 from perdure.settings import settings
+from perdure.tracking import last_step
 from perdure.training.gather import ALONE, Distributed
 
 __all__ = ["learn_with_ray", "ray_cluster"]
@@ -52,7 +54,7 @@ def ray_cluster(config: RunConfig) -> Generator[None]:
         ray.shutdown()
 
 
-def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder: Path, progress: pipeline.Progress) -> Path:
+def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder: Path, progress: Progress) -> Path:
     """A `pipeline.Learner`: the task as a Ray Train run with `workers.num` workers.
 
     Returns:
@@ -140,13 +142,13 @@ def _report(metrics: dict[str, Any], folder: Path) -> None:
 
 
 @contextmanager
-def _followed(log_file: Path, task_index: int, progress: pipeline.Progress) -> Generator[None]:
+def _followed(log_file: Path, task_index: int, progress: Progress) -> Generator[None]:
     """Drive the progress bar from the JSONL that rank 0 writes, where the driver can see that file."""
     over = threading.Event()
 
     def follow() -> None:
         while not over.wait(0.5):
-            line = pipeline.last_step(log_file, task_index)
+            line = last_step(log_file, task_index)
             if line is not None:
                 progress.step(int(line["step"]), int(line["num_steps"]), float(line["loss"]))
 

@@ -24,7 +24,8 @@ from perdure.errors import ConfigError, NotFound
 from perdure.identity import claim, fingerprint, first_task_fingerprint, refuse_other
 from perdure.index.segment import build_segment
 from perdure.pictures import save_pictures
-from perdure.pipeline import Learner, Prepared, Progress, SilentProgress
+from perdure.pipeline import Learner, Prepared
+from perdure.progress import Progress, SilentProgress
 from perdure.records import EncoderRef, Release, SegmentRef, Task
 from perdure.registry.registry import Registry, open_registry
 from perdure.retrieval.classification import ClassMeans
