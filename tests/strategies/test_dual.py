@@ -91,6 +91,17 @@ def test_options_make_the_cases_of_table_7_6(case: str, options: dict[str, Any],
     torch.stack(list(terms.values())).sum().backward()
 
 
+def test_only_the_frozen_teacher_holds_harder_where_old_classes_are_many() -> None:
+    parent = seen(new_encoder(num_classes=6))
+    plain, held = (
+        terms_of(*begun(parent, max_share=None, class_ratio=class_ratio, inversion=None, distance="l2")) for class_ratio in (False, True)
+    )
+    assert plain["kd1"] > 0
+    torch.testing.assert_close(held["kd1"], 2**0.5 * plain["kd1"])
+    for name in plain.keys() - {"kd1"}:
+        torch.testing.assert_close(held[name], plain[name])
+
+
 def test_terms_equal_their_equations_on_the_mixed_batch() -> None:
     options = {"s_weight": 2.0, "te2_weight": 3.0, "kd1_weight": 5.0, "kd2_weight": 7.0, "max_share": None, "temperature": 0.3}
     strategy, student = begun(seen(new_encoder()), **options)

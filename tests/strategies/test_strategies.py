@@ -69,7 +69,7 @@ def learn(strategy: Strategy, encoder: Encoder, task: int, steps: int) -> list[d
     class_ids = torch.arange(3) + 3 * task
     text = encoder.text is not None
     strategy.begin_task(encoder, TaskContext(task, class_ids, fresh=lambda: new_encoder(text=text, num_classes=0)))
-    encoder.grow(num_classes=3 * (task + 1), captions=WORDS[: 3 * (task + 1)])
+    encoder.grow(num_classes=max(3 * (task + 1), encoder.classifier.num_classes), captions=WORDS[: 3 * (task + 1)])
     strategy.begin_training(encoder)
     trained = torch.nn.ModuleList([encoder, *strategy.trained().values()])
     optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-2)
@@ -327,9 +327,29 @@ def test_a_misspelt_or_impossible_option_is_refused_by_name() -> None:
         STRATEGIES.build("lwf", {"ranking": {"margn": 0.1}})
 
 
+@pytest.mark.parametrize("name", DISTILLERS)
+@pytest.mark.parametrize("num_old", [3, 6], ids=["as many", "more"])
+def test_a_teacher_holds_by_the_root_of_old_classes_over_new_ones(name: str, num_old: int) -> None:
+    """Beside three new classes: by the root of 2 where six are old, and not otherwise than without the ratio where three are."""
+    encoder = new_encoder(text=False, num_classes=num_old)
+    learn(STRATEGIES.build("fine_tune", {}), encoder, 0, steps=3)
+
+    def term(class_ratio: bool) -> Tensor:
+        strategy = STRATEGIES.build(name, {"max_share": None, "class_ratio": class_ratio})
+        strategy.begin_task(encoder, TaskContext(1, torch.arange(3, 6)))
+        student = copy.deepcopy(encoder)
+        learn(STRATEGIES.build("fine_tune", {}), student, 1, steps=3)
+        return strategy.loss_terms(student, embed(student, strategy, toy_batch(student, 1)))[DISTILLERS[name]]
+
+    held, plain = term(class_ratio=True), term(class_ratio=False)
+    assert plain > 0
+    torch.testing.assert_close(held, (num_old / 3) ** 0.5 * plain)
+
+
+@pytest.mark.parametrize("num_old", [3, 6], ids=["as many old classes", "more"])
 @pytest.mark.parametrize("text", [False, True], ids=["images", "images and text"])
-def test_a_huge_weight_takes_no_more_than_its_share_of_the_pull(text: bool) -> None:
-    encoder = new_encoder(text=text)
+def test_a_huge_weight_takes_no_more_than_its_share_of_the_pull(text: bool, num_old: int) -> None:
+    encoder = new_encoder(text=text, num_classes=num_old)
     learn(STRATEGIES.build("fine_tune", {}), encoder, 0, steps=3)
     strategy = STRATEGIES.build("correlation", {"weight": 1e4, "max_share": 0.5})
     strategy.begin_task(encoder, TaskContext(1, torch.arange(3, 6)))
@@ -343,4 +363,4 @@ def test_a_huge_weight_takes_no_more_than_its_share_of_the_pull(text: bool) -> N
         return float(sum(gradient.square().sum() for gradient in gradients) ** 0.5)
 
     distilled = terms.pop("correlation")
-    assert pull(distilled) == pytest.approx(0.5 * pull(torch.stack(list(terms.values())).sum()), rel=1e-4)
+    assert pull(distilled) == pytest.approx((num_old / 3) ** 0.5 * 0.5 * pull(torch.stack(list(terms.values())).sum()), rel=1e-4)

@@ -37,8 +37,7 @@ class CorrelationDistillation(Distiller):
     Deviations: a classifier term in the ranking (weight 0 gives the thesis's objective). A temperature, see `gram_kl`; the weight
     belongs to it (the thesis: 10 at 1; for small changes weight / temperature^2 is what counts). At 0.1 a row is about its nearest
     neighbours, which among new classes are the ones to be told apart: the same protection cost more of the new task than at 0.5.
-    The pull of the distilled term on the embeddings is at most `max_share` of that of the ranking terms (None: no bound, as in the
-    thesis), because the weight that protects one stream freezes another, see `share_factor`. Figures: docs/reproductions.md.
+    Bound and class ratio of `Distiller`. Figures: docs/reproductions.md.
     """
 
     name = "correlation"
@@ -51,10 +50,11 @@ class CorrelationDistillation(Distiller):
         estimation: bool = False,
         k: Weight = 1.0,
         max_share: Share | None = DEFAULT_SHARE,
+        class_ratio: bool = True,
         diagonal: Diagonal = "drop",
         ranking: Ranking = DEFAULT_RANKING,
     ) -> None:
-        super().__init__(max_share=max_share, ranking=ranking)
+        super().__init__(max_share=max_share, class_ratio=class_ratio, ranking=ranking)
         self._weight = weight
         self._temperature = temperature
         self._estimation = estimation

@@ -34,10 +34,13 @@ class CorrelationAllTeachers(CorrelationDistillation):
         weight: Weight = 37.0,
         temperature: PositiveFloat = 0.5,
         max_share: Share | None = DEFAULT_SHARE,
+        class_ratio: bool = True,
         diagonal: Diagonal = "drop",
         ranking: Ranking = DEFAULT_RANKING,
     ) -> None:
-        super().__init__(weight=weight, temperature=temperature, max_share=max_share, diagonal=diagonal, ranking=ranking)
+        super().__init__(
+            weight=weight, temperature=temperature, max_share=max_share, class_ratio=class_ratio, diagonal=diagonal, ranking=ranking
+        )
         self._elders: list[FrozenTeacher] = []
 
     def begin_task(self, encoder: Encoder, task: TaskContext) -> None:

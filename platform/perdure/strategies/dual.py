@@ -52,16 +52,18 @@ class DualDistillation(Distiller):
     - KD alone, case 1: inversion=null kd2_weight=0.      KD + BN statistics, case 2: kd2_weight=0.
     - case 3: inversion=null kd1_weight=0.                case 4: s_weight=0 max_share=null.
     - case 5: inversion=null.                             DKD + BN statistics, "ours": the defaults.
-    - As printed: max_share=null temperature=1 diagonal=keep ranking.cross_entropy=0 inversion.targets=cluster inversion.iterations=2000
-      inversion.betas=[0.9,0.999] inversion.decay=false inversion.jitter=0 inversion.flip=false.
+    - As printed: max_share=null class_ratio=false temperature=1 diagonal=keep ranking.cross_entropy=0 inversion.targets=cluster
+      inversion.iterations=2000 inversion.betas=[0.9,0.999] inversion.decay=false inversion.jitter=0 inversion.flip=false.
 
-    The pull of kd1 and kd2 together on the student's embeddings is at most `max_share` of that of L_s (None, or no L_s: no bound).
+    The pull of kd1 and kd2 together on the student's embeddings is at most `max_share` of that of L_s (None, or no L_s: no bound);
+    `class_ratio` multiplies kd1 and the bound as in `Distiller`, not kd2, which is about what is new.
 
     Where the batch has text, kd1 holds the captions too, as `correlation`, `l2` and the others do; the on-the-fly teacher sees
     pictures only, and X' have no captions.
 
-    Deviations: the bound; unit rows, a temperature and the choice for the diagonal, see `gram_kl`; means over rows; a classifier term in
-    both rankings, over the task's own classes and X alone (weight 0 gives the thesis's objective); deviations of `invert`.
+    Deviations: the bound and the ratio; unit rows, a temperature and the choice for the diagonal, see `gram_kl`; means over rows; a
+    classifier term in both rankings, over the task's own classes and X alone (weight 0 gives the thesis's objective); deviations of
+    `invert`.
     """
 
     name = "dual"
@@ -80,9 +82,10 @@ class DualDistillation(Distiller):
         mixed: PositiveFloat = 1.0,
         guide_from: Literal["fresh", "parent"] = "fresh",
         max_share: Share | None = DEFAULT_SHARE,
+        class_ratio: bool = True,
         ranking: Ranking = DEFAULT_RANKING,
     ) -> None:
-        super().__init__(max_share=max_share, ranking=ranking)
+        super().__init__(max_share=max_share, class_ratio=class_ratio, ranking=ranking)
         self._s_weight = s_weight
         self._kd1_weight = kd1_weight
         self._kd2_weight = kd2_weight
@@ -181,7 +184,7 @@ class DualDistillation(Distiller):
         """`kd1` (7.3) and `kd2` (7.8)."""
         terms: dict[str, Tensor] = {}
         if self._kd1_weight > 0:
-            terms["kd1"] = self._kd1_weight * self._between(taught_pairs(batch))
+            terms["kd1"] = self._ratio * self._kd1_weight * self._between(taught_pairs(batch))
         if self._guide is not None:
             terms["kd2"] = self._kd2_weight * self._between([(said_by_guide(batch), batch.image)])
         return terms

@@ -21,13 +21,20 @@ class L1Distillation(Distiller):
 
     Where the batch has text, the mean over pictures and captions.
 
-    Deviations: the bound of `Distiller` (None: none, as in the thesis). The thesis gives no weight.
+    Deviations: bound and class ratio of `Distiller`. The thesis gives no weight.
     """
 
     name = "l1"
 
-    def __init__(self, *, weight: Weight = 0.2, max_share: Share | None = DEFAULT_SHARE, ranking: Ranking = DEFAULT_RANKING) -> None:
-        super().__init__(max_share=max_share, ranking=ranking)
+    def __init__(
+        self,
+        *,
+        weight: Weight = 0.2,
+        max_share: Share | None = DEFAULT_SHARE,
+        class_ratio: bool = True,
+        ranking: Ranking = DEFAULT_RANKING,
+    ) -> None:
+        super().__init__(max_share=max_share, class_ratio=class_ratio, ranking=ranking)
         self._weight = weight
 
     def distilled(self, encoder: Encoder, teacher: FrozenTeacher, batch: Embedded) -> dict[str, Tensor]:

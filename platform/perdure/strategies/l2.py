@@ -22,13 +22,20 @@ class L2Distillation(Distiller):
 
     Where the batch has text, the mean over pictures and captions.
 
-    Deviations: the bound of `Distiller` (None: none, as in the thesis).
+    Deviations: bound and class ratio of `Distiller`.
     """
 
     name = "l2"
 
-    def __init__(self, *, weight: Weight = 2.0, max_share: Share | None = DEFAULT_SHARE, ranking: Ranking = DEFAULT_RANKING) -> None:
-        super().__init__(max_share=max_share, ranking=ranking)
+    def __init__(
+        self,
+        *,
+        weight: Weight = 2.0,
+        max_share: Share | None = DEFAULT_SHARE,
+        class_ratio: bool = True,
+        ranking: Ranking = DEFAULT_RANKING,
+    ) -> None:
+        super().__init__(max_share=max_share, class_ratio=class_ratio, ranking=ranking)
         self._weight = weight
 
     def distilled(self, encoder: Encoder, teacher: FrozenTeacher, batch: Embedded) -> dict[str, Tensor]:

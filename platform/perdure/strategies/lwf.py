@@ -21,7 +21,7 @@ class LearningWithoutForgetting(Distiller):
 
     Where the batch has text, the mean over pictures and captions.
 
-    Deviations: the thesis distils pictures only, and its weight is 1; the bound of `Distiller` (None: none, as there).
+    Deviations: the thesis distils pictures only, and its weight is 1; bound and class ratio of `Distiller`.
     """
 
     name = "lwf"
@@ -32,9 +32,10 @@ class LearningWithoutForgetting(Distiller):
         weight: Weight = 3.0,
         temperature: PositiveFloat = 2.0,
         max_share: Share | None = DEFAULT_SHARE,
+        class_ratio: bool = True,
         ranking: Ranking = DEFAULT_RANKING,
     ) -> None:
-        super().__init__(max_share=max_share, ranking=ranking)
+        super().__init__(max_share=max_share, class_ratio=class_ratio, ranking=ranking)
         self._weight = weight
         self._temperature = temperature
 

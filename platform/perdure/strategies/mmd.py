@@ -27,8 +27,8 @@ class MMDDistillation(Distiller):
 
     Where the batch has text, each is the mean over pictures and captions.
 
-    Deviations: alpha is 3 as in `lwf` (the thesis: 1); the thesis distils pictures only; the bandwidths, see `losses.mmd`; the bound of
-    `Distiller` (None: none, as there).
+    Deviations: alpha is 3 as in `lwf` (the thesis: 1); the thesis distils pictures only; the bandwidths, see `losses.mmd`; bound and
+    class ratio of `Distiller`.
     """
 
     name = "mmd"
@@ -41,9 +41,10 @@ class MMDDistillation(Distiller):
         temperature: PositiveFloat = 2.0,
         bandwidths: Bandwidths = BANDWIDTHS,
         max_share: Share | None = DEFAULT_SHARE,
+        class_ratio: bool = True,
         ranking: Ranking = DEFAULT_RANKING,
     ) -> None:
-        super().__init__(max_share=max_share, ranking=ranking)
+        super().__init__(max_share=max_share, class_ratio=class_ratio, ranking=ranking)
         self._alpha = alpha
         self._beta = beta
         self._temperature = temperature
