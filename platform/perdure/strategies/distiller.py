@@ -25,8 +25,8 @@ class Distiller(Strategy):
     """L = ranking terms + what `distilled` says, from the second task on.
 
     The distilled terms together pull on the embeddings at most `max_share` times as hard as the ranking terms do (None: no bound),
-    because a weight that protects one stream freezes another; see `losses.share`. With `class_ratio` the distilled terms and that bound
-    are multiplied by sqrt(n_old / n_new): the more there is to keep beside what there is to learn, the harder the teacher holds (the
+    because a weight that protects one stream freezes another; see `losses.share`. With `class_ratio` the distilled terms are multiplied,
+    below that bound, by sqrt(n_old / n_new): the more there is to keep beside what there is to learn, the harder the teacher holds (the
     adaptive weight of Hou et al., "Learning a Unified Classifier Incrementally via Rebalancing", CVPR 2019; measured in
     docs/decisions/0011-class-ratio.md). max_share=None with class_ratio=False is a method as its own paper has it.
     """
@@ -70,5 +70,5 @@ class Distiller(Strategy):
         if self._max_share is None or not distilled:
             return dict(distilled)
         embeddings = [each for each in (batch.image, batch.synthetic, batch.text) if each is not None]
-        factor = share_factor(torch.stack(list(distilled.values())).sum(), ranking, embeddings, share=self._ratio * self._max_share)
+        factor = share_factor(torch.stack(list(distilled.values())).sum(), ranking, embeddings, share=self._max_share)
         return {name: factor * term for name, term in distilled.items()}

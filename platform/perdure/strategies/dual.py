@@ -56,7 +56,7 @@ class DualDistillation(Distiller):
       inversion.iterations=2000 inversion.betas=[0.9,0.999] inversion.decay=false inversion.jitter=0 inversion.flip=false.
 
     The pull of kd1 and kd2 together on the student's embeddings is at most `max_share` of that of L_s (None, or no L_s: no bound);
-    `class_ratio` multiplies kd1 and the bound as in `Distiller`, not kd2, which is about what is new.
+    `class_ratio` multiplies kd1 as in `Distiller`, not kd2, which is about what is new.
 
     Where the batch has text, kd1 holds the captions too, as `correlation`, `l2` and the others do; the on-the-fly teacher sees
     pictures only, and X' have no captions.

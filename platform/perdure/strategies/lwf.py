@@ -9,7 +9,7 @@ from torch import Tensor
 from perdure.encoders.encoder import Encoder
 from perdure.losses import softened_cross_entropy
 from perdure.records import Embedded
-from perdure.strategies.distiller import DEFAULT_SHARE, Distiller, Share
+from perdure.strategies.distiller import Distiller, Share
 from perdure.strategies.ranking import DEFAULT_RANKING, PositiveFloat, Ranking, Weight
 from perdure.strategies.teacher import FrozenTeacher, taught_pairs
 
@@ -31,7 +31,7 @@ class LearningWithoutForgetting(Distiller):
         *,
         weight: Weight = 3.0,
         temperature: PositiveFloat = 2.0,
-        max_share: Share | None = DEFAULT_SHARE,
+        max_share: Share | None = 0.5,
         class_ratio: bool = True,
         ranking: Ranking = DEFAULT_RANKING,
     ) -> None:
