@@ -6,8 +6,10 @@ from perdure.losses.cluster import cluster_margin
 from perdure.losses.displacement import l1_distance, l2_distance
 from perdure.losses.gram import Diagonal, cross_modal_gram_kl, gram_kl
 from perdure.losses.mmd import BANDWIDTHS, mmd
+from perdure.losses.modality import modality_cross_entropy, negative_entropy, reverse_gradient
 from perdure.losses.nce import info_nce
 from perdure.losses.pairs import PairMining, bidirectional_triplet
+from perdure.losses.projection import projected, projected_logits, projection_kl, symmetric_posterior_kl
 from perdure.losses.quadratic import asymmetric_surrogate, quadratic_penalty
 from perdure.losses.quadruplet import batch_quadruplet
 from perdure.losses.share import share_factor
@@ -34,8 +36,15 @@ __all__ = [
     "l1_distance",
     "l2_distance",
     "mmd",
+    "modality_cross_entropy",
+    "negative_entropy",
+    "projected",
+    "projected_logits",
+    "projection_kl",
     "quadratic_penalty",
+    "reverse_gradient",
     "share_factor",
     "softened_cross_entropy",
+    "symmetric_posterior_kl",
     "unit_rows",
 ]
