@@ -5,6 +5,7 @@ from perdure.losses.classification import cross_entropy_over, softened_cross_ent
 from perdure.losses.cluster import cluster_margin
 from perdure.losses.displacement import l1_distance, l2_distance
 from perdure.losses.gram import Diagonal, cross_modal_gram_kl, gram_kl
+from perdure.losses.hashing import binary_codes, multi_label_cross_entropy, multi_level_similarity, pair_likelihood, quantisation
 from perdure.losses.mmd import BANDWIDTHS, mmd
 from perdure.losses.modality import modality_cross_entropy, negative_entropy, reverse_gradient
 from perdure.losses.nce import info_nce
@@ -26,6 +27,7 @@ __all__ = [
     "batch_quadruplet",
     "batch_triplet",
     "bidirectional_triplet",
+    "binary_codes",
     "channel_statistics",
     "cluster_margin",
     "cross_entropy_over",
@@ -37,11 +39,15 @@ __all__ = [
     "l2_distance",
     "mmd",
     "modality_cross_entropy",
+    "multi_label_cross_entropy",
+    "multi_level_similarity",
     "negative_entropy",
+    "pair_likelihood",
     "projected",
     "projected_logits",
     "projection_kl",
     "quadratic_penalty",
+    "quantisation",
     "reverse_gradient",
     "share_factor",
     "softened_cross_entropy",
