@@ -163,7 +163,7 @@ def report(runs: Annotated[list[str], typer.Argument(help="Names of runs, their 
 def plan(
     items: Annotated[int, typer.Option(help="N, size of the gallery.")],
     dim: Annotated[int, typer.Option(help="D, dimension of the embedding.")],
-    kind: Annotated[str, typer.Option(help="flat or hnsw.")] = "flat",
+    kind: Annotated[str, typer.Option(help="flat, hnsw or binary.")] = "flat",
     node_memory_gib: Annotated[float, typer.Option(help="Memory of a node.")] = 16.0,
 ) -> None:
     """Say how many shards, how much memory and how many nodes a gallery of a given size needs."""

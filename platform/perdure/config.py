@@ -102,7 +102,9 @@ class TrainConfig(_Section):
 class IndexConfig(_Section):
     """How the gallery is indexed, and what happens to old items when a new encoder comes."""
 
-    kind: Literal["flat", "hnsw"] = Field(default="flat", description="exact search, or a graph")
+    kind: Literal["flat", "hnsw", "binary"] = Field(
+        default="flat", description="exact search, a graph, or exact search among the signs alone"
+    )
     policy: Literal["reindex", "keep", "versioned"] = Field(default="reindex", description="DESIGN: what becomes of old vectors")
     merge: Literal["standardised", "raw"] = Field(default="standardised", description="how hits of several segments become one list")
     partitions: int = Field(default=2, ge=1, le=4096, description="partitions of a segment, by a hash of the item id")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import BadQuery, Corrupt
-from perdure.index import PARTITIONS, FlatPartition, HNSWPartition, limit_threads, partition_of
+from perdure.index import PARTITIONS, BinaryPartition, FlatPartition, HNSWPartition, limit_threads, partition_of
 
 KINDS = list(PARTITIONS.values())
 
@@ -49,6 +49,49 @@ def test_flat_equals_a_double_loop_ties_by_row_with_and_without_a_filter(table, 
     here = allowed[rows]
     hits = partition.search(queries, k, allowed)
     assert (hits.rows.tolist(), hits.scores.tolist()) == by_hand(queries, vectors[here], rows[here], k)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.integers(1, 60),
+    bits=st.sampled_from([8, 16, 64]),
+    k=st.integers(1, 70),
+    radius=st.integers(0, 10),
+    share=st.sampled_from([0.0, 0.3, 1.0]),
+)
+@settings(max_examples=150, deadline=None)
+def test_binary_equals_a_double_loop_over_bits_ties_by_row_with_and_without_a_filter(seed, count, bits, k, radius, share):
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-1, 2, (count, bits)).astype(np.float32)  # zeros, too
+    vectors[: count // 2] = vectors[0]  # many at one distance
+    queries = np.concatenate([vectors[:1], rng.standard_normal((3, bits)).astype(np.float32)])
+    rows = np.arange(count) * 3 + 1
+    partition = BinaryPartition(rows, vectors)
+    apart = [[sum((q >= 0) != (v >= 0) for q, v in zip(query, vector, strict=True)) for vector in vectors] for query in queries]
+    allowed = rng.random(3 * count + 1) < share
+    for mask in (None, allowed):
+        here = [i for i in range(count) if mask is None or mask[rows[i]]]
+        hits = partition.search(queries, k, mask)
+        for number, distances in enumerate(apart):
+            best = sorted((distances[i], int(rows[i])) for i in here)[:k]
+            assert hits.rows[number].tolist() == [row for _, row in best]
+            assert hits.scores[number].tolist() == pytest.approx([1 - 2 * distance / bits for distance, _ in best], abs=1e-6)
+    found = partition.within(queries, radius)
+    assert [each.tolist() for each in found] == [[int(rows[i]) for i in range(count) if d[i] <= radius] for d in apart]
+
+
+def test_a_score_of_codes_is_their_inner_product_at_unit_length():
+    vectors, queries, rows = unit(50, 16), unit(4, 16, seed=1), np.arange(50)
+    hits = BinaryPartition(rows, vectors).search(queries, 50)
+    products = BinaryPartition.kept(queries) @ BinaryPartition.kept(vectors).T
+    np.testing.assert_allclose(hits.scores, np.take_along_axis(products, hits.rows, axis=1), atol=1e-6)
+
+
+def test_bits_that_fill_no_byte_and_a_negative_radius_are_clear_errors():
+    with pytest.raises(ValueError, match="multiple of 8"):
+        BinaryPartition(np.arange(3), unit(3, 12))
+    with pytest.raises(BadQuery, match="radius=-1"):
+        BinaryPartition(np.arange(3), unit(3, 8)).within(unit(1, 8), -1)
 
 
 def test_a_gallery_of_equal_vectors_gives_its_first_rows_in_bounded_memory():
@@ -115,7 +158,7 @@ def test_what_was_saved_comes_back_and_the_same_vectors_give_the_same_bytes(kind
     np.testing.assert_array_equal(again.search(queries, 10).rows, partition.search(queries, 10).rows)
     np.testing.assert_array_equal(again.search(queries, 10).scores, partition.search(queries, 10).scores)
     np.testing.assert_array_equal(again.rows, rows)
-    np.testing.assert_array_equal(again.vectors(np.array([14, 0, 2093])), vectors[[2, 0, 299]])
+    np.testing.assert_array_equal(again.vectors(np.array([14, 0, 2093])), kind.kept(vectors[[2, 0, 299]]))
     again.save(tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == (tmp_path / "a").read_bytes()
 

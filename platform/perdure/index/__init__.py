@@ -1,5 +1,6 @@
 """Gallery vectors: partitions that are searched, segments that hold them, lists of hits that are merged."""
 
+from perdure.index.binary import BinaryPartition
 from perdure.index.flat import FlatPartition
 from perdure.index.hnsw import HNSWPartition
 from perdure.index.merge import merge_partitions, merge_segments
@@ -11,6 +12,7 @@ from perdure.index.table import Entry, SegmentTable
 
 __all__ = [
     "PARTITIONS",
+    "BinaryPartition",
     "Entry",
     "FlatPartition",
     "GalleryPlan",

@@ -34,6 +34,11 @@ class FlatPartition:
         """(n,) rows of the segment, ascending."""
         return self._rows
 
+    @staticmethod
+    def kept(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Partition.kept`: all of them."""
+        return vectors
+
     def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
         """See `Partition.search`; exact, with `allowed` too."""
         return exact_search(self._flat, self._rows, check_queries(queries, k, self.dim), k, allowed, self.metric)

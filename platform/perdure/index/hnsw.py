@@ -67,6 +67,11 @@ class HNSWPartition:
         """(n,) rows of the segment, ascending."""
         return self._rows
 
+    @staticmethod
+    def kept(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Partition.kept`: all of them."""
+        return vectors
+
     def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
         """See `Partition.search`; approximate, but exact (a scan) with `allowed`, and when k reaches n.
 

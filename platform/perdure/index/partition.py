@@ -23,6 +23,7 @@ __all__ = [
     "Partition",
     "apply_threads",
     "check_queries",
+    "check_vectors",
     "exact_search",
     "in_order",
     "limit_threads",
@@ -69,6 +70,11 @@ class Partition(Protocol):
         """(n,) rows of the segment, ascending."""
         ...
 
+    @staticmethod
+    def kept(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, D) -> (n, D) what of the vectors a search multiplies."""
+        ...
+
     def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
         """The best k rows of each query among those allowed; a shorter list where there are fewer, ties by row.
 
@@ -93,7 +99,7 @@ class Partition(Protocol):
         ...
 
 
-def _check_vectors(rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+def check_vectors(rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
     """Refuse what faiss would swallow.
 
     Raises:
@@ -168,7 +174,7 @@ def exact_search(
 
 def new_map(inner: Any, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> Any:
     """Add vectors to an empty faiss index inside a map that remembers their rows; the map, which is what is saved."""
-    _check_vectors(rows, vectors)
+    check_vectors(rows, vectors)
     index = faiss.IndexIDMap(inner)
     index.add_with_ids(np.ascontiguousarray(vectors, dtype=np.float32), rows)
     return index

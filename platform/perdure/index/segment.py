@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from perdure.catalog import Catalog
 from perdure.errors import BadQuery, Corrupt, DataError, Incompatible, NotLoaded
+from perdure.index.binary import BinaryPartition
 from perdure.index.flat import FlatPartition
 from perdure.index.hnsw import HNSWPartition
 from perdure.index.merge import merge_partitions
@@ -30,7 +31,7 @@ from perdure.records import EncoderRef, Hits, Item, SegmentRef
 
 __all__ = ["PARTITIONS", "Segment", "build_segment", "load_segment"]
 
-_KINDS: dict[str, type[Partition]] = {"flat": FlatPartition, "hnsw": HNSWPartition}
+_KINDS: dict[str, type[Partition]] = {"flat": FlatPartition, "hnsw": HNSWPartition, "binary": BinaryPartition}
 PARTITIONS: Catalog[Partition] = Catalog("index", _KINDS)
 
 
@@ -149,7 +150,7 @@ def build_segment(
         items: N items with unique ids.
         task: the task that brought each item, or one number for all.
         folder: where to write; made if missing.
-        kind: "flat" or "hnsw".
+        kind: "flat", "hnsw", or "binary", of the signs of the vectors.
         partitions: how many; item i goes to `partition_of(items[i].id, partitions)`.
         hnsw_links: see `HNSWPartition`.
         ef_construction: see `HNSWPartition`.
@@ -174,7 +175,7 @@ def build_segment(
         rows = np.flatnonzero(place == number).astype(np.int64)
         PARTITIONS.build(kind, options, rows, vectors[rows]).save(folder / _partition_file(number))
     SegmentTable.of(items, tasks).save(folder / "table.parquet")
-    SegmentStatistics.of(vectors).save(folder / "statistics.safetensors")
+    SegmentStatistics.of(_KINDS[kind].kept(vectors)).save(folder / "statistics.safetensors")
     if thumbnails is not None:
         write_pictures(folder / "images.arrow", len(items), thumbnails)
     description = {"kind": kind, "partitions": partitions, "dim": vectors.shape[1], "items": len(items), "options": options}
