@@ -1,12 +1,12 @@
 """Karpathy-style JSON: the splits and captions of COCO, Flickr8k and Flickr30k in one file, beside a folder of pictures."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perdure.data.caption_files import read_json
 from perdure.data.dataset import check_items, file_stamp, fingerprint, read_file
 from perdure.errors import DataError
 from perdure.records import Item
@@ -70,12 +70,7 @@ class Karpathy:
 
 def _entries(path: Path) -> list[dict[str, Any]]:
     """The list under "images", each with a file name and well-formed sentences."""
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a JSON file: {error}") from None
+    whole = read_json(path)
     entries = whole.get("images") if isinstance(whole, dict) else None
     if not isinstance(entries, list):
         raise DataError(f'{path}: expected {{"images": [...]}}, found {type(whole).__name__} without a list "images"')

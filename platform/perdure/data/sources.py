@@ -2,8 +2,12 @@
 
 from perdure.catalog import Catalog
 from perdure.data.cifar100_binary import CIFAR100Binary
+from perdure.data.coco_captions import COCOCaptions
 from perdure.data.cub200 import CUB200
+from perdure.data.cuhk_pedes import CUHKPEDES
 from perdure.data.dataset import Dataset
+from perdure.data.flickr8k import Flickr8k
+from perdure.data.flickr30k import Flickr30k
 from perdure.data.image_folder import ImageFolder
 from perdure.data.karpathy import Karpathy
 from perdure.data.parquet import Parquet
@@ -26,5 +30,9 @@ SOURCES: Catalog[Dataset] = Catalog(
         "stanford_dogs": StanfordDogs,
         "stanford_cars": StanfordCars,
         "cifar100_binary": CIFAR100Binary,
+        "flickr8k": Flickr8k,
+        "flickr30k": Flickr30k,
+        "coco_captions": COCOCaptions,
+        "cuhk_pedes": CUHKPEDES,
     },
 )

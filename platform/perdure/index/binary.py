@@ -111,7 +111,8 @@ class BinaryPartition:
         inside: Any = faiss.downcast_IndexBinary(index.index) if isinstance(index, faiss.IndexBinaryIDMap) else None
         if not isinstance(inside, faiss.IndexBinaryFlat):
             raise Corrupt(f"{path}: not a binary partition")
-        codes = faiss.vector_to_array(inside.xb).reshape(-1, inside.d // 8)
+        flat: Any = inside
+        codes = faiss.vector_to_array(flat.xb).reshape(-1, flat.d // 8)
         partition = cls.__new__(cls)
         partition._hold(faiss.vector_to_array(index.id_map).astype(np.int64), codes)
         return partition

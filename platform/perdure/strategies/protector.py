@@ -20,7 +20,7 @@ __all__ = ["DEFAULT_PULL", "Protector", "Share", "leading", "padded"]
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PULL = 0.03  # on an entry, of how hard the ranking terms pull at a typical entry of the same parameter in one step
+DEFAULT_PULL = 0.02  # on an entry, of how hard the ranking terms pull at a typical entry of the same parameter in one step
 
 
 class Protector(Strategy):
