@@ -132,7 +132,7 @@ class RunConfig(_Section):
     seed: int = Field(default=0, ge=0)
     stream: StreamConfig = Field(default_factory=StreamConfig)
     encoder: PartConfig = Field(default_factory=lambda: PartConfig(name="small_resnet"))
-    strategy: PartConfig = Field(default_factory=lambda: PartConfig(name="correlation"))
+    strategy: PartConfig = Field(default_factory=lambda: PartConfig(name="l2"))
     train: TrainConfig = Field(default_factory=TrainConfig)
     index: IndexConfig = Field(default_factory=IndexConfig)
     workers: WorkersConfig = Field(default_factory=WorkersConfig)

@@ -80,3 +80,12 @@ def test_bandwidths_come_from_a_list_and_are_kept_as_one() -> None:
     for wrong in ([0], [-1.0], []):
         with pytest.raises(ConfigError, match="bandwidths"):
             STRATEGIES.build("mmd", {"bandwidths": wrong})
+
+
+def test_answers_of_a_classifier_that_nothing_trains_are_not_held() -> None:
+    blind = {"cross_entropy": 0.0}
+    with pytest.raises(ConfigError, match=r"ranking.cross_entropy=0 trains none.*choose another strategy"):
+        STRATEGIES.build("lwf", {"ranking": blind})
+    with pytest.raises(ConfigError, match=r"ranking.cross_entropy=0 trains none.*choose alpha=0"):
+        STRATEGIES.build("mmd", {"ranking": blind})
+    STRATEGIES.build("mmd", {"alpha": 0.0, "ranking": blind})

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from perdure.encoders.encoder import Encoder
+from perdure.errors import ConfigError
 from perdure.losses import softened_cross_entropy
 from perdure.records import Embedded
 from perdure.strategies.distiller import Distiller, Share
 from perdure.strategies.ranking import DEFAULT_RANKING, PositiveFloat, Ranking, Weight
 from perdure.strategies.teacher import FrozenTeacher, taught_pairs
 
-__all__ = ["LearningWithoutForgetting", "old_logits"]
+__all__ = ["LearningWithoutForgetting", "old_logits", "require_classifier"]
 
 
 class LearningWithoutForgetting(Distiller):
@@ -21,6 +22,8 @@ class LearningWithoutForgetting(Distiller):
 
     Where the batch has text, the mean over pictures and captions.
 
+    Raises:
+        ConfigError: ranking.cross_entropy is 0, so that nothing trains the classifier whose answers are held.
     Deviations: the thesis distils pictures only, and its weight is 1; bound and class ratio of `Distiller`.
     """
 
@@ -38,10 +41,25 @@ class LearningWithoutForgetting(Distiller):
         super().__init__(max_share=max_share, class_ratio=class_ratio, ranking=ranking)
         self._weight = weight
         self._temperature = temperature
+        if weight > 0:
+            require_classifier(self.name, ranking, "another strategy, such as l2 or correlation")
 
     def distilled(self, encoder: Encoder, teacher: FrozenTeacher, batch: Embedded) -> dict[str, Tensor]:
         """`lwf`."""
         return {"lwf": self._weight * old_logits(encoder, teacher, batch, self._temperature)}
+
+
+def require_classifier(name: str, ranking: Ranking, instead: str) -> None:
+    """Refuse to hold the answers of a classifier that is not trained.
+
+    Raises:
+        ConfigError: ranking.cross_entropy is 0.
+    """
+    if ranking.cross_entropy == 0:
+        raise ConfigError(
+            f"strategy '{name}'",
+            [f"it holds what the old classifier answers, but ranking.cross_entropy=0 trains none: give that a weight, or choose {instead}"],
+        )
 
 
 def old_logits(encoder: Encoder, teacher: FrozenTeacher, batch: Embedded, temperature: float) -> Tensor:

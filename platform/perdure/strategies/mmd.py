@@ -13,7 +13,7 @@ from perdure.encoders.encoder import Encoder
 from perdure.losses import BANDWIDTHS, mmd, unit_rows
 from perdure.records import Embedded
 from perdure.strategies.distiller import DEFAULT_SHARE, Distiller, Share
-from perdure.strategies.lwf import old_logits
+from perdure.strategies.lwf import old_logits, require_classifier
 from perdure.strategies.ranking import DEFAULT_RANKING, PositiveFloat, Ranking, Weight
 from perdure.strategies.teacher import FrozenTeacher, taught_pairs
 
@@ -27,6 +27,8 @@ class MMDDistillation(Distiller):
 
     Where the batch has text, each is the mean over pictures and captions.
 
+    Raises:
+        ConfigError: alpha is above 0, but ranking.cross_entropy is 0: nothing would train the classifier whose answers are held.
     Deviations: alpha is 3 as in `lwf` (the thesis: 1); the thesis distils pictures only; the bandwidths, see `losses.mmd`; bound and
     class ratio of `Distiller`.
     """
@@ -49,6 +51,8 @@ class MMDDistillation(Distiller):
         self._beta = beta
         self._temperature = temperature
         self._bandwidths = bandwidths
+        if alpha > 0:
+            require_classifier(self.name, ranking, "alpha=0")
 
     def distilled(self, encoder: Encoder, teacher: FrozenTeacher, batch: Embedded) -> dict[str, Tensor]:
         """`lwf` and `mmd`."""
