@@ -52,7 +52,7 @@ def test_learned_on_ray_equals_learned_here_and_is_found_over_http(tmp_path: Pat
         ours, theirs = (load_encoder(registry.folder(EncoderRef(name, version))).state_dict() for name in ("here", "there"))
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
     lines = [json.loads(line) for line in (tmp_path / "runs/there/log.jsonl").read_text().splitlines()]
-    assert {"data_s", "compute_s", "images_per_s", "correlation"} <= lines[-1].keys()
+    assert {"data_s", "compute_s", "images_per_s", "l2"} <= lines[-1].keys()
 
     registry.promote("there@v2", by="test")
     running = start(ServeArgs(registry="registry", topology="fused", poll_s=0.2), free_port())

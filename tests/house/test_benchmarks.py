@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 SHORT = {
     "training_speed": ["--steps", "1", "--rounds", "1", "--threads", "1"],
+    "hamming_search": ["--items", "5000", "--queries", "5", "--rounds", "1"],
     "strategy_cost": ["--steps", "1", "--rounds", "1", "--threads", "1", "--strategies", "l2", "correlation"],
 }
 
