@@ -66,7 +66,7 @@ def test_the_report_has_the_shape_that_others_rely_on(here: Path) -> None:
     assert report["summary"]["old"] == pytest.approx(np.mean(matrix[2][:2]))
     assert report["releases"] == ["small@v1", "small@v2", "small@v3"]
     assert [entry["task"] for entry in report["train"]] == [0, 1, 2]
-    assert {"triplet", "cross_entropy", "pairs", "correlation"} <= report["train"][1]["terms"].keys()
+    assert {"triplet", "cross_entropy", "pairs", "l2"} <= report["train"][1]["terms"].keys()
 
 
 def test_no_image_of_an_earlier_task_is_read_by_any_strategy_but_joint(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
