@@ -182,7 +182,7 @@ def test_unseen_classes_are_measured_and_never_read(here: Path) -> None:
     ("override", "words"),
     [
         ("strategy={name: correlatoin}", "Did you mean 'correlation'"),
-        ("strategy.temprature=1", "strategy.temprature: no such option. Did you mean 'temperature'"),
+        ("strategy.wieght=1", "strategy.wieght: no such option. Did you mean 'weight'"),
         ("stream.dataset.name=scense", "Did you mean 'scenes'"),
         ("encoder.embeding_dim=3", "Did you mean 'embedding_dim'"),
         ("stream.kind.first=100", "100"),
