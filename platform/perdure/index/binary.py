@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perdure.errors import BadQuery, Corrupt
-from perdure.index.partition import apply_threads, check_queries, check_vectors
+from perdure.index.partition import apply_threads, check_queries, check_vectors, positions_of
 from perdure.records import Hits
 
 __all__ = ["BinaryPartition"]
@@ -85,11 +85,7 @@ class BinaryPartition:
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """See `Partition.vectors`: the signs, at unit length."""
-        positions = np.searchsorted(self._rows, rows)
-        missing = ~np.isin(rows, self._rows)
-        if missing.any():
-            raise KeyError(f"row {int(rows[missing][0])} is not in this partition")
-        return self.kept(np.unpackbits(self._codes[positions], axis=1).astype(np.float32) - 0.5)
+        return self.kept(np.unpackbits(self._codes[positions_of(self._rows, rows)], axis=1).astype(np.float32) - 0.5)
 
     def save(self, path: Path) -> None:
         """Write the codes and their rows into one file."""

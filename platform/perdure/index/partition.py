@@ -29,6 +29,7 @@ __all__ = [
     "limit_threads",
     "new_map",
     "partition_of",
+    "positions_of",
     "read_map",
     "stored_vectors",
 ]
@@ -202,8 +203,16 @@ def stored_vectors(flat: Any, rows: NDArray[np.int64], wanted: NDArray[np.int64]
     Raises:
         KeyError: a row is not in this partition.
     """
-    positions = np.searchsorted(rows, wanted)
+    return flat.reconstruct_batch(positions_of(rows, wanted))
+
+
+def positions_of(rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where some rows stand in a partition's ascending rows.
+
+    Raises:
+        KeyError: a row is not in this partition.
+    """
     missing = ~np.isin(wanted, rows)
     if missing.any():
         raise KeyError(f"row {int(wanted[missing][0])} is not in this partition")
-    return flat.reconstruct_batch(positions)
+    return np.searchsorted(rows, wanted)
