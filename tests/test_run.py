@@ -151,6 +151,18 @@ def test_every_policy_says_who_made_and_who_queries_each_segment(policy: str, he
     assert len(retriever.search(Query(text="a striped circle"), k=5).hits) == 5
 
 
+def test_a_gallery_of_bits_is_built_released_and_searched(here: Path) -> None:
+    report = learn_stream(config("index.kind=binary", "index.policy=versioned"))
+    assert all(value is not None for value in report["search"]["small@v3"]["search_recall@1"])
+    learn_stream(config("index.kind=binary", "name=one", "train.start_from=small"))
+    registry = open_registry("registry")
+    found = Retriever.load(registry, registry.release("one@v3")).search(Query(text="a striped circle"), k=4).hits
+    eighths = [8 * hit.score for hit in found]  # of 16 bits: 1 - 2 d / 16
+    assert len(found) == 4 and eighths == pytest.approx([round(each) for each in eighths], abs=1e-5)
+    with pytest.raises(ConfigError, match="an embedding of 12 does not fit; choose a multiple of 8"):
+        learn_stream(config("index.kind=binary", "encoder.embedding_dim=12", "name=odd"))
+
+
 def test_versioned_search_inside_old_items_does_not_move_with_new_tasks(here: Path) -> None:
     """The promise of the policy: an old segment is still searched by the encoder that made it."""
     learn_stream(config("index.policy=versioned"))
