@@ -1,6 +1,6 @@
 """The main job on the embedded data, start to end: `make demo`.
 
-Three tasks of drawn scenes are learned on Ray Train, by correlation distillation and, beside it, by plain fine-tuning; indexed,
+Three tasks of drawn scenes are learned on Ray Train, by L2 distillation and, beside it, by plain fine-tuning; indexed,
 released, promoted; served by Ray Serve on 127.0.0.1:$PORT; searched by text and by picture over HTTP. Everything that was started is
 stopped again.
 

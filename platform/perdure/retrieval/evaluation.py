@@ -92,7 +92,7 @@ def task_metrics(embeddings: SplitEmbeddings, task: Task, labels: NDArray[np.int
         kept = relevant >= 0
         out |= {f"t2i_{name}": value for name, value in pair_metrics(query.text[kept], gallery.image, relevant[kept]).items()}
         i2t = retrieval_metrics(query.image, gallery.text, task.query, task.gallery[gallery.text_of])
-        out |= {f"i2t_{name}": value for name, value in i2t.items() if name.startswith("recall@")}
+        out |= {f"i2t_{name}": value for name, value in i2t.items() if name == "map" or name.startswith("recall@")}
     return {name: float(value) if np.isfinite(value) else None for name, value in out.items()}
 
 

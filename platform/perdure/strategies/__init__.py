@@ -1,6 +1,7 @@
 """Strategies: one continual method per file."""
 
 from perdure.catalog import Catalog
+from perdure.strategies.adversarial_alignment import AdversarialAlignment
 from perdure.strategies.alasso import ALASSO
 from perdure.strategies.correlation import CorrelationDistillation
 from perdure.strategies.correlation_all_teachers import CorrelationAllTeachers
@@ -37,5 +38,6 @@ STRATEGIES: Catalog[Strategy] = Catalog(
         "mas": MAS,
         "alasso": ALASSO,
         "nce_ewc": NCEWithEWC,
+        "adversarial_alignment": AdversarialAlignment,
     },
 )

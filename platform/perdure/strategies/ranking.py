@@ -74,7 +74,7 @@ class Ranking(BaseModel):
         terms: dict[str, Tensor] = {}
         pictures, labels = _with_made_up(batch)
         if self.triplet > 0:
-            terms["triplet"] = self.triplet * batch_triplet(unit_rows(pictures), labels, margin=self.margin, mining=self._chosen_mining())
+            terms["triplet"] = self.triplet * batch_triplet(unit_rows(pictures), labels, margin=self.margin, mining=self.chosen_mining)
         if self.cross_entropy > 0:
             logits = encoder.classifier(batch.image)
             classes = torch.arange(logits.shape[1]) if class_ids is None else class_ids
@@ -100,7 +100,8 @@ class Ranking(BaseModel):
     def _metric_weight(self) -> float:
         return 0.0 if self.metric is None else self.metric.weight
 
-    def _chosen_mining(self) -> Mining:
+    @property
+    def chosen_mining(self) -> Mining:
         """A classifier holds the classes apart while hard triplets do their work; without one they collapse an untrained encoder."""
         if self.mining != "auto":
             return self.mining
