@@ -14,6 +14,7 @@ The pictures come from the authors on request, or one by one from their addresse
 
 import logging
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Literal
 
@@ -140,7 +141,7 @@ def _words(folder: Path, num_pictures: int) -> Sequence[tuple[str, ...]]:
                     f"{path} line {number}: expected {len(tags)} times 0 or 1, one for each tag of {listed.name}, found {len(values)} "
                     f"values: '{line[:40].decode(errors='replace').strip()}'; {_again('NUS_WID_Tags')}"
                 )
-            found.append(tuple(tag for tag, value in zip(tags, values, strict=True) if value == b"1"))
+            found.append(tuple(compress(tags, map(b"1".__eq__, values))))
     _check_length(path, len(found), num_pictures, "NUS_WID_Tags")
     return found
 
