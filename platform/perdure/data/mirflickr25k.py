@@ -19,17 +19,19 @@ from perdure.data.multi_label import Count, LabelledPicture, multi_label_items
 from perdure.data.picture_files import PictureFiles, require, root_of
 from perdure.errors import DataError
 
-__all__ = ["MIRFlickr25K"]
+__all__ = ["LABELS", "MIRFlickr25K"]
 
 _PICTURES = "mirflickr"
 _ANNOTATIONS = "mirflickr25k_annotations_v080"
 _UNPACK_PICTURES = "unpack mirflickr25k.zip again"
 _UNPACK_LABELS = "unpack mirflickr25k_annotations_v080.zip again"
 _NUMBERED = re.compile(r"(?:im([1-9]\d*)\.jpg|tags([1-9]\d*)\.txt)")
-_PEOPLE = ("baby", "female", "male", "people", "portrait")
-_THINGS = ("animals", "bird", "car", "dog", "flower", "food", "plant_life", "structures", "transport", "tree")
-_PLACES = ("clouds", "indoor", "lake", "night", "river", "sea", "sky", "sunset", "water")
-_LABELS = tuple(sorted(_PEOPLE + _THINGS + _PLACES))
+
+LABELS = (
+    *("animals", "baby", "bird", "car", "clouds", "dog", "female", "flower", "food", "indoor", "lake", "male"),
+    *("night", "people", "plant_life", "portrait", "river", "sea", "sky", "structures", "sunset", "transport", "tree", "water"),
+)
+"""The potential labels, each a file of the annotation."""
 
 
 class MIRFlickr25K(PictureFiles):
@@ -92,7 +94,7 @@ def _tags(folder: Path) -> dict[int, tuple[str, ...]]:
 def _labels(folder: Path, num_pictures: int) -> Mapping[int, tuple[str, ...]]:
     """The labels of each picture, in alphabetical order, by its number."""
     found: dict[int, tuple[str, ...]] = dict.fromkeys(range(1, num_pictures + 1), ())
-    for label in _LABELS:
+    for label in LABELS:
         path = require(folder / f"{label}.txt", _UNPACK_LABELS)
         for line, text in read_lines(path):
             number = int(text) if text.strip().isdecimal() else 0
