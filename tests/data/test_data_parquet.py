@@ -54,6 +54,38 @@ def test_captions_may_be_lists_and_empty_ones_are_dropped(tmp_path: Path) -> Non
     assert [item.captions for item in Parquet(train=file, text="text").items] == [("one", "two"), (), ()]
 
 
+def test_tags_are_all_labels_of_a_row_once_each_from_lists_or_single_values(tmp_path: Path) -> None:
+    columns = {
+        "image": [png()] * 4,
+        "label": ["sky"] * 4,
+        "all": [["sky", "sea", "sky"], ["", "meer \u6d77"], [], None],
+        "one": ["sky", "", None, "b c"],
+        "numbers": [[3, 1], [0], None, []],
+        "number": [0, 7, None, 7],
+    }
+    file = write(tmp_path / "a.parquet", columns)
+
+    def tags(name: str) -> list[tuple[str, ...]]:
+        return [item.tags for item in Parquet(train=file, tags=name).items]
+
+    assert tags("all") == [("sky", "sea"), ("meer \u6d77",), (), ()]
+    assert tags("one") == [("sky",), (), (), ("b c",)]
+    assert tags("numbers") == [("3", "1"), ("0",), (), ()]
+    assert tags("number") == [("0",), ("7",), (), ("7",)]
+    assert {item.tags for item in Parquet(train=file).items} == {()}
+
+
+def test_tags_by_number_have_the_names_that_the_file_describes(tmp_path: Path) -> None:
+    table = pa.table({"image": [png()] * 2, "label": ["c", "d"], "all": [[1, 0], [1]], "wrong": [[0], [2]]})
+    classes = {"names": ["sky", "sea"], "_type": "ClassLabel"}
+    features = {"all": {"feature": classes, "_type": "List"}, "wrong": {"feature": classes, "_type": "Sequence"}}
+    file = tmp_path / "a.parquet"
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), file)
+    assert [item.tags for item in Parquet(train=str(file), tags="all").items] == [("sea", "sky"), ("sea",)]
+    with pytest.raises(DataError, match="column 'wrong' has numbers beyond the 2 class names"):
+        Parquet(train=str(file), tags="wrong")
+
+
 def test_id_is_the_id_column_else_file_and_row(tmp_path: Path) -> None:
     assert [i.id for i in Parquet(train=write(tmp_path / "a.parquet", {"image": [png()] * 2, "label": [1, 1], "id": [7, 8]})).items] == [
         "7",
@@ -134,6 +166,12 @@ def test_columns_of_another_type_are_refused(tmp_path: Path) -> None:
         Parquet(train=file, label="pair")
     with pytest.raises(DataError, match="captions are a string or a list of strings"):
         Parquet(train=file, text="number")
+    with pytest.raises(DataError, match="column 'image' holds binary; tags are a string, a number or a boolean, or a list of these"):
+        Parquet(train=file, tags="image")
+    with pytest.raises(DataError, match=r"column 'pairs' holds .*; tags are"):
+        Parquet(train=write(tmp_path / "b.parquet", {**columns, "pairs": [[[1, 2]]]}), tags="pairs")
+    with pytest.raises(DataError, match=r"no column 'numbr'\. Did you mean 'number'"):
+        Parquet(train=file, tags="numbr")
 
 
 def test_an_empty_label_names_file_and_row(tmp_path: Path) -> None:
@@ -165,6 +203,7 @@ def test_digest_changes_with_the_file_and_with_the_options_and_not_otherwise(tmp
     first = Parquet(train=file)
     assert first.digest == Parquet(train=file).digest
     assert first.digest != Parquet(train=file, label="other").digest
+    assert first.digest != Parquet(train=file, tags="other").digest
     write(tmp_path / "a.parquet", {"image": [png(1)] * 3, "label": ["c", "d", "d"], "other": ["x", "y", "y"]})
     assert first.digest != Parquet(train=file).digest
 

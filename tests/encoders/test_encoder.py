@@ -55,7 +55,7 @@ def test_options_of_the_text_tower_reach_it_and_a_misspelt_one_gets_a_suggestion
 
 
 def test_catalogs_hold_what_the_configs_name() -> None:
-    assert set(ENCODERS) == {"small_resnet", "torchvision"} and set(TEXT_TOWERS) == {"bilstm"}
+    assert set(ENCODERS) == {"small_resnet", "torchvision"} and set(TEXT_TOWERS) == {"bilstm", "bag_of_words"}
 
 
 def test_a_direct_call_makes_the_encoder_that_the_catalog_makes() -> None:

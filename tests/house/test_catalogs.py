@@ -17,7 +17,7 @@ CATALOGS: dict[str, tuple[Catalog[Any], set[str]]] = {
     "datasets": (DATASETS, {"scenes", "parquet", "image_folder", "karpathy", "torchvision", "sequence"}),
     "streams": (STREAMS, {"class_incremental", "by_group", "dataset_sequence"}),
     "encoders": (ENCODERS, {"small_resnet", "torchvision"}),
-    "text towers": (TEXT_TOWERS, {"bilstm"}),
+    "text towers": (TEXT_TOWERS, {"bilstm", "bag_of_words"}),
     "poolings": (POOLINGS, {"avg", "mac", "spoc", "gem", "crow", "rmac"}),
     "strategies": (
         STRATEGIES,

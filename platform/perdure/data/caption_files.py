@@ -1,4 +1,4 @@
-"""What the loaders of published image-caption datasets share: captions by picture, lists of splits, JSON.
+"""What the loaders of published image-caption datasets share: captions by picture, lists of splits, lines, JSON.
 
 A token file (Flickr8k, Flickr30k) has a line for each caption: `1000268201_693b08cb0e.jpg#0`, a tab, the words. A list of a split has
 a line for each picture: its name, or its name without `.jpg`.
@@ -15,7 +15,7 @@ from perdure.data.dataset import read_file
 from perdure.errors import ConfigError, DataError
 from perdure.records import Item
 
-__all__ = ["listed_items", "read_captions", "read_json", "read_splits", "use_of_splits"]
+__all__ = ["listed_items", "read_captions", "read_json", "read_lines", "read_splits", "use_of_splits"]
 
 _CAPTION = re.compile(r"([^\t]+)#\d+\t(.*)")
 _SUFFIX = ".jpg"
@@ -44,7 +44,7 @@ def read_captions(path: Path, advice: str) -> dict[str, tuple[str, ...]]:
         DataError: no such file, a line of another form (names it), no line at all.
     """
     found: dict[str, tuple[str, ...]] = {}
-    for number, text in _lines(path):
+    for number, text in read_lines(path):
         match = _CAPTION.fullmatch(text)
         if match is None:
             raise DataError(f"{path} line {number}: expected 'picture{_SUFFIX}#0', a tab and a caption, found '{text[:80]}'; {advice}")
@@ -69,7 +69,7 @@ def read_splits(lists: Mapping[Path, str], captions: Mapping[str, object], advic
     listed_in: dict[str, str] = {}
     for path, split in lists.items():
         before = len(split_of)
-        for number, line in _lines(path):
+        for number, line in read_lines(path):
             text = line.strip()
             name = text if text in captions else text + _SUFFIX
             if name not in captions:
@@ -119,8 +119,12 @@ def read_json(path: Path, *, without: str | None = None) -> Any:
         raise DataError(f"{path}: not a JSON file: {error}") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers; only a line feed ends a line, for captions may hold other separators."""
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers; only a line feed ends a line, for captions may hold other separators.
+
+    Raises:
+        DataError: no such file, or not UTF-8 (names the line).
+    """
     raw = read_file(path, str(path))
     try:
         text = raw.decode("utf-8-sig")

@@ -27,6 +27,7 @@ class _Columns(NamedTuple):
     text: str | None
     group: str | None
     id: str | None
+    tags: str | None
 
 
 class _File:
@@ -40,7 +41,7 @@ class _File:
                 self.schema: pa.Schema = file.schema_arrow
                 sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
                 self.id = columns.id or ("id" if "id" in self.schema.names else None)
-                wanted = [name for name in (columns.label, columns.text, columns.group, self.id) if name is not None]
+                wanted = [name for name in (columns.label, columns.text, columns.group, self.id, columns.tags) if name is not None]
                 self._check(columns, wanted)
                 self.table: pa.Table = file.read(columns=list(dict.fromkeys(wanted)))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
@@ -80,6 +81,7 @@ class Parquet:
         text: column of captions, a string or a list of strings.
         group: column that `by_group` cuts along.
         id: column of the ids; by default `id` where a file has it, else `<file>:<row>`.
+        tags: column of all labels that apply, any scalar or a list of them, as of `label`; an empty cell is an item without tags.
     Raises:
         DataError: a missing file or column, a column of another type, an empty label, ids that repeat inside a split.
     """
@@ -96,14 +98,16 @@ class Parquet:
         text: str | None = None,
         group: str | None = None,
         id: str | None = None,
+        tags: str | None = None,
     ) -> None:
-        columns = _Columns(image, label, text, group, id)
+        columns = _Columns(image, label, text, group, id, tags)
         train_files = [_File(path, columns) for path in _paths(train)]
         test_files = [_File(path, columns) for path in _paths(test)] if test is not None else []
         self._files = [*train_files, *test_files]
         self._starts = np.cumsum([0, *(file.table.num_rows for file in self._files)], dtype=np.int64)
         stamps = [file_stamp(file.path) for file in self._files]
-        self.digest = fingerprint([self.name, columns, len(train_files), *stamps])
+        asked = columns if tags is not None else columns[:-1]  # without tags the digest is what it was before there were any
+        self.digest = fingerprint([self.name, asked, len(train_files), *stamps])
         self.items: Sequence[Item] = check_items(self.name, _items(train_files, test_files, columns))
         self._held: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
         self._lock = threading.Lock()
@@ -192,10 +196,11 @@ def _items(train_files: Sequence[_File], test_files: Sequence[_File], columns: _
     labels = [label for file in files for label in _labels(file, columns.label)]
     captions = [text for file in files for text in _captions(file, columns.text)]
     groups = [group for file in files for group in _groups(file, columns.group)]
+    tags = [own for file in files for own in _tags(file, columns.tags)]
     splits = ["train"] * len(train_ids) + ["test"] * len(test_ids) if test_files else hold_out(train_ids, labels)
     return [
-        Item(id=key, label=label, group=group, captions=text, split=split)
-        for key, label, group, text, split in zip([*train_ids, *test_ids], labels, groups, captions, splits, strict=True)
+        Item(id=key, label=label, group=group, captions=text, tags=own, split=split)
+        for key, label, group, text, own, split in zip([*train_ids, *test_ids], labels, groups, captions, tags, splits, strict=True)
     ]
 
 
@@ -206,10 +211,27 @@ def _ids(file: _File) -> list[str]:
 
 
 def _labels(file: _File, name: str) -> list[str]:
-    labels = _scalars(file, name, "a label")
+    return _named(file, name, _scalars(file, name, "a label"), _class_names(file.schema, name))
+
+
+def _tags(file: _File, name: str | None) -> list[tuple[str, ...]]:
+    """The labels that apply to each row, once each, in the order of the file; what is empty in a list is left out."""
+    if name is None:
+        return [()] * file.table.num_rows
+    kind = file.schema.field(name).type
+    one = kind.value_type if _is_list(kind) else kind
+    if pa.types.is_nested(one) or _is_binary(one):
+        raise DataError(f"{file.path}: column '{name}' holds {kind}; tags are a string, a number or a boolean, or a list of these")
+    cells = file.column(name) if _is_list(kind) else [[value] for value in file.column(name)]
     names = _class_names(file.schema, name)
+    told = [[str(value) for value in cell or () if value not in (None, "")] for cell in cells]
+    return [tuple(dict.fromkeys(_named(file, name, own, names))) for own in told]
+
+
+def _named(file: _File, name: str, labels: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The labels by their names, where the file's own description has names for them."""
     if not names:
-        return labels
+        return list(labels)
     try:
         return [names[int(label)] for label in labels]
     except (ValueError, IndexError):
@@ -228,7 +250,7 @@ def _captions(file: _File, name: str | None) -> list[tuple[str, ...]]:
     kind = file.schema.field(name).type
     if _is_text(kind):
         return [(text,) if text else () for text in file.column(name)]
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type):
+    if _is_list(kind) and _is_text(kind.value_type):
         return [tuple(text for text in texts or () if text) for texts in file.column(name)]
     raise DataError(f"{file.path}: column '{name}' holds {kind}; captions are a string or a list of strings")
 
@@ -246,9 +268,10 @@ def _scalars(file: _File, name: str, what: str) -> list[str]:
 
 
 def _class_names(schema: pa.Schema, name: str) -> list[str]:
-    """Names of a ClassLabel column, which Hugging Face writes as JSON into the file's metadata; empty when there are none."""
+    """Names of a column of ClassLabels or of lists of them, which Hugging Face writes as JSON into the file's metadata; or none."""
     try:
         described = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][name]
+        described = described.get("feature", described)  # of a list: what one of its values is
         return [str(label) for label in described["names"]] if described.get("_type") == "ClassLabel" else []
     except (KeyError, TypeError, AttributeError, ValueError):
         return []
@@ -256,6 +279,10 @@ def _class_names(schema: pa.Schema, name: str) -> list[str]:
 
 def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:

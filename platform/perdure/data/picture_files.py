@@ -43,7 +43,7 @@ class PictureFiles:
                 f"{self.name} {root}: {len(missing)} of the {len(items)} pictures that are listed ({listed}) are not there, such as "
                 f"{missing[0]}; {unpack}"
             )
-        annotation = [(item.id, item.label, item.split, stamp) for item, stamp in zip(self.items, stamps, strict=True)]
+        annotation = [(item.id, item.label, item.split, stamp, *_told(item)) for item, stamp in zip(self.items, stamps, strict=True)]
         self.digest = fingerprint([self.name, *map(file_stamp, sources), *annotation])
 
     def where(self, row: int) -> str:
@@ -57,6 +57,11 @@ class PictureFiles:
             DataError: the file is gone or cannot be read.
         """
         return read_file(self._root / self.items[row].id, self.where(row))
+
+
+def _told(item: Item) -> tuple[tuple[str, ...], ...]:
+    """What options make of the sources, where there are several labels: the words and labels of a picture."""
+    return (item.captions, item.tags) if item.tags else ()
 
 
 def root_of(text: str, marker: str, advice: str) -> Path:

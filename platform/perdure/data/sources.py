@@ -10,6 +10,8 @@ from perdure.data.flickr8k import Flickr8k
 from perdure.data.flickr30k import Flickr30k
 from perdure.data.image_folder import ImageFolder
 from perdure.data.karpathy import Karpathy
+from perdure.data.mirflickr25k import MIRFlickr25K
+from perdure.data.nus_wide import NUSWIDE
 from perdure.data.parquet import Parquet
 from perdure.data.scenes import Scenes
 from perdure.data.stanford_cars import StanfordCars
@@ -34,5 +36,7 @@ SOURCES: Catalog[Dataset] = Catalog(
         "flickr30k": Flickr30k,
         "coco_captions": COCOCaptions,
         "cuhk_pedes": CUHKPEDES,
+        "mirflickr25k": MIRFlickr25K,
+        "nus_wide": NUSWIDE,
     },
 )

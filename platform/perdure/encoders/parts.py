@@ -12,6 +12,7 @@ from torch import nn
 
 from perdure.catalog import Catalog
 from perdure.config import PartConfig
+from perdure.encoders.bag_of_words import BagOfWords
 from perdure.encoders.bilstm import BiLSTM
 from perdure.encoders.classifier import GrowingClassifier
 from perdure.encoders.crow import CroW
@@ -27,7 +28,7 @@ from perdure.errors import ConfigError
 
 __all__ = ["ENCODERS", "POOLINGS", "TEXT_TOWERS", "PoolingPart", "TextPart", "build_encoder", "small_resnet", "torchvision"]
 
-TEXT_TOWERS: Catalog[TextTower] = Catalog("text tower", {"bilstm": BiLSTM})
+TEXT_TOWERS: Catalog[TextTower] = Catalog("text tower", {"bilstm": BiLSTM, "bag_of_words": BagOfWords})
 POOLINGS: Catalog[Pooling] = Catalog("pooling", {"avg": AveragePooling, "mac": MAC, "spoc": SPoC, "gem": GeM, "crow": CroW, "rmac": RMAC})
 
 
