@@ -24,6 +24,7 @@ from perdure.config import RunConfig, parse
 from perdure.data import DATASETS
 from perdure.data.dataset import Dataset
 from perdure.data.pixels import Pixels, open_pixels
+from perdure.data.tags import known_tags, tag_matrix
 from perdure.encoders import ENCODERS, WhiteningOptions, build_encoder, fit_whitening, load_encoder, save_encoder
 from perdure.encoders.encoder import Encoder
 from perdure.errors import ConfigError, DataError
@@ -98,9 +99,21 @@ def check(config: RunConfig) -> list[str]:
             "index.policy=keep: encoder.whitening is fitted anew after each task, so a new query cannot be compared with old vectors; "
             "choose reindex or versioned, or encoder.whitening=null"
         )
-    bits = (config.encoder.options.get("whitening") or {}).get("dim") or config.encoder.options.get("embedding_dim")
+    options = config.encoder.options
+    bits = options.get("hash_bits") or (options.get("whitening") or {}).get("dim") or options.get("embedding_dim")
     if config.index.kind == "binary" and isinstance(bits, int) and bits % 8:
         problems.append(f"index.kind=binary: bits are kept in bytes, so an embedding of {bits} does not fit; choose a multiple of 8")
+    hashes = config.strategy.name == "domain_uncertainty_hashing"
+    has_heads = config.encoder.options.get("hash_bits") is not None
+    if hashes and not has_heads:
+        problems.append(
+            "strategy=domain_uncertainty_hashing: it learns codes, but the encoder makes none; set encoder.hash_bits, such as 32"
+        )
+    if has_heads and not hashes:
+        problems.append(
+            f"encoder.hash_bits: strategy={config.strategy.name} does not train the heads that make codes; choose "
+            "strategy=domain_uncertainty_hashing, or encoder.hash_bits=null (index.kind=binary takes the signs of any embedding)"
+        )
     if config.strategy.name == "feature_extraction" and config.encoder.options.get("whitening") is not None:
         problems.append(
             "strategy=feature_extraction: encoder.whitening is fitted anew after each task, so every embedding would move although the "
@@ -193,7 +206,7 @@ def learn_task(
     precision = resolve_precision(config.train.precision)
     precision.place(encoder)
     class_ids = torch.from_numpy(np.unique(data.labels)).to(precision.device)
-    strategy.begin_task(encoder, _context(config, task_index, class_ids, registry, prepared))
+    strategy.begin_task(encoder, _context(config, task_index, class_ids, registry, prepared, data))
     captions = () if data.captions is None else (text for texts in data.captions for text in texts)
     encoder.grow(num_classes=max(int(data.labels.max()) + 1, encoder.classifier.num_classes), captions=captions)
     encoder.set_batch_norm_frozen(config.train.freeze_batch_norm)
@@ -257,7 +270,7 @@ def consolidate_first(config: RunConfig, encoder_folder: Path, registry_at: str,
     precision = resolve_precision(config.train.precision)
     precision.place(encoder)
     class_ids = torch.from_numpy(np.unique(data.labels)).to(precision.device)
-    strategy.begin_task(encoder, _context(config, 0, class_ids, open_registry(registry_at), prepared))
+    strategy.begin_task(encoder, _context(config, 0, class_ids, open_registry(registry_at), prepared, data))
     train_task(encoder, strategy, data, replace(_schedule(config, True), epochs=0), precision=precision)
     strategy.end_task(encoder)
     return _save_state(strategy, out)
@@ -315,7 +328,7 @@ def _whiten(encoder: Encoder, config: RunConfig, data: TaskData, prepared: Prepa
         encoder.whitening = fit_whitening([torch.from_numpy(part) for part in parts], dim=options.dim, eps=options.eps).to(encoder.device)
 
 
-def _context(config: RunConfig, task_index: int, class_ids: Tensor, registry: Registry, prepared: Prepared) -> TaskContext:
+def _context(config: RunConfig, task_index: int, class_ids: Tensor, registry: Registry, prepared: Prepared, data: TaskData) -> TaskContext:
     """What the strategy may know of the task: its classes, the drifts recorded after earlier tasks, and, on request, other encoders."""
     recorded = [registry.manifest(EncoderRef(config.name, version)).meta.get("drift") for version in range(2, task_index + 1)]
     return TaskContext(
@@ -325,6 +338,7 @@ def _context(config: RunConfig, task_index: int, class_ids: Tensor, registry: Re
         ancestor=lambda task: load_encoder(registry.folder(EncoderRef(config.name, task + 1))),
         fresh=lambda: build_encoder(config.encoder.name, config.encoder.options, with_text=prepared.with_text, seed=config.seed),
         seed=random_seed(config.seed, task_index),
+        num_tags=0 if data.tags is None else data.tags.shape[1],
     )
 
 
@@ -333,7 +347,11 @@ def _task_data(task_index: int, strategy: Strategy, prepared: Prepared) -> TaskD
     tasks = prepared.stream.tasks[: task_index + 1] if strategy.reads_earlier_tasks else prepared.stream.tasks[task_index : task_index + 1]
     rows: NDArray[np.int64] = np.concatenate([task.train for task in tasks])
     captions = [prepared.dataset.items[int(row)].captions for row in rows] if prepared.with_text else None
-    return TaskData(prepared.pixels, rows, prepared.stream.labels[rows], captions)
+    tags = None
+    if strategy.reads_tags:  # annotations of earlier tasks are known from when they were learned; their pictures are not read
+        so_far = np.concatenate([task.train for task in prepared.stream.tasks[: task_index + 1]])
+        tags = tag_matrix(prepared.dataset.items, rows, known_tags(prepared.dataset.items, so_far.tolist()))
+    return TaskData(prepared.pixels, rows, prepared.stream.labels[rows], captions, tags)
 
 
 def _schedule(config: RunConfig, first: bool) -> Schedule:

@@ -51,6 +51,7 @@ class Batch:
     labels: Tensor  # (B,) int64 class ids, in the order in which the stream introduces the classes
     images: Tensor  # (B, 3, H, W) float32, normalised
     tokens: Tensor | None = None  # (B, L) int64 word ids of one caption each, 0 = padding
+    tags: Tensor | None = None  # (B, C) float32 of 0 and 1, every label that applies; for a strategy that `reads_tags`
     synthetic: Tensor | None = None  # (B', 3, H, W) float32, pictures that a strategy made up, learned beside the others
 
 
@@ -71,8 +72,10 @@ class Embedded:
     synthetic: Tensor | None = None  # (B', D) of the made-up pictures, before normalisation
     synthetic_labels: Tensor | None = None  # (B',) int64
     teacher_synthetic: Tensor | None = None  # (B', D) the frozen teacher's
+    tags: Tensor | None = None  # (B, C) as in `Batch`
     guide_image: Tensor | None = None  # (B, D) of an encoder that is trained beside the student, with gradient
     seed: int = 0  # of the strategy's own draws in this step: the same on every worker, and again when the step is
+    step: int = 0  # of the task, from 0
 
 
 @dataclass(frozen=True, order=True, slots=True)

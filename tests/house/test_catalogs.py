@@ -22,7 +22,7 @@ CATALOGS: dict[str, tuple[Catalog[Any], set[str]]] = {
     "strategies": (
         STRATEGIES,
         {"fine_tune", "joint", "feature_extraction", "lwf", "l1", "l2", "mmd", "correlation", "correlation_all_teachers"}
-        | {"dual", "ewc", "mas", "alasso", "nce_ewc", "adversarial_alignment"},
+        | {"dual", "ewc", "mas", "alasso", "nce_ewc", "adversarial_alignment", "domain_uncertainty_hashing"},
     ),
     "metric losses": (METRIC_LOSSES, {"contrastive", "triplet_margin", "quadruplet", "n_pairs", "proxy_nca", "proxy_anchor", "angular"}),
     "miners": (MINERS, {"batch_hard", "triplet_margin", "multi_similarity", "distance_weighted"}),

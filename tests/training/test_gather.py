@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from third_task import OPTIONS, third_task
+from third_task import OPTIONS, equip, third_task
 from torch import distributed as dist
 from torch import multiprocessing
 
@@ -37,6 +37,7 @@ def learn(name: str, encoder: Encoder, task: TaskData, workers: Workers) -> tupl
     """Two steps of a third task, BatchNorm frozen, plain gradient descent so that gradients are compared, not Adam's signs."""
     options = {"ranking": {"triplet": 0, "metric": METRICS[name]}} if name in METRICS else OPTIONS.get(name, {})
     strategy = STRATEGIES.build("fine_tune" if name in METRICS else name, options)
+    equip(name, encoder)
     strategy.begin_task(encoder, third_task(encoder, task.labels))
     encoder.grow(num_classes=8)
     encoder.set_batch_norm_frozen(True)

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from perdure.encoders import Encoder, build_encoder
+from perdure.encoders.hashing import HashHeads
 from perdure.memory.accuracy_drift import AccuracyDrift
 from perdure.strategies import TaskContext
 
@@ -16,7 +17,16 @@ OPTIONS: dict[str, dict[str, object]] = {  # what a strategy does beside its def
     "nce_ewc": {"items": 8, "group": 8},
     "mas": {"items": 8},
     "dual": {"inversion": {"pictures": 9, "iterations": 2}},
+    "domain_uncertainty_hashing": {"labels": "class"},
 }
+
+
+def equip(name: str, encoder: Encoder) -> None:
+    """Give an encoder what a strategy needs beside what all encoders of the tests have."""
+    if name == "domain_uncertainty_hashing":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            encoder.hashing = HashHeads(encoder.joint_dim, 8)
 
 
 def third_task(parent: Encoder, labels: NDArray[np.int64]) -> TaskContext:

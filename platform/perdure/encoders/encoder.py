@@ -4,7 +4,7 @@ Letters: B batch, D embedding, L words of a caption.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from perdure.encoders.classifier import GrowingClassifier
+from perdure.encoders.hashing import HashHeads
 from perdure.encoders.image_tower import ImageTower
 from perdure.encoders.text_tower import TextTower
 from perdure.encoders.vocabulary import Vocabulary
@@ -25,12 +26,14 @@ class Encoder(nn.Module):
     """Pictures and texts to vectors of one space.
 
     What is trained is `forward`. What is stored and compared comes from `embed_images` and `embed_texts`, behind the `whitening` where
-    one was fitted to this version; it is None otherwise, and while the encoder is trained.
+    one was fitted to this version; it is None otherwise, and while the encoder is trained. With `hashing` it is codes, before their
+    signs are taken.
 
     Args:
         image: pictures (B, 3, H, W) in [0, 1] -> (B, D).
         text: word ids (B, L) -> (B, D); None where the data has no captions, and then there is no vocabulary either.
         classifier: (B, D) -> logits of the classes seen so far.
+        hashing: (B, D) -> codes of either modality; None = the embeddings themselves are stored and compared.
         embedding_dim: D of the joint space, as it is trained: `joint_dim`.
         image_size: height and width that pictures are brought to before they come here.
         name: of the entry in `ENCODERS` that makes such an encoder.
@@ -43,6 +46,7 @@ class Encoder(nn.Module):
         image: ImageTower,
         text: TextTower | None,
         classifier: GrowingClassifier,
+        hashing: HashHeads | None = None,
         *,
         embedding_dim: int,
         image_size: int,
@@ -54,6 +58,7 @@ class Encoder(nn.Module):
         self.image = image
         self.text = text
         self.classifier = classifier
+        self.hashing = hashing
         self.whitening: Whitening | None = None
         self.joint_dim = embedding_dim
         self.image_size = image_size
@@ -77,13 +82,15 @@ class Encoder(nn.Module):
 
     @property
     def embedding_dim(self) -> int:
-        """Of what `embed_images` and `embed_texts` give: the joint space's, or fewer where a whitening keeps fewer."""
+        """Of what `embed_images` and `embed_texts` give: the joint space's, or fewer where a whitening keeps fewer, or bits."""
+        if self.hashing is not None:
+            return self.hashing.bits
         return self.joint_dim if self.whitening is None else self.whitening.dim
 
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] -> (B, embedding_dim) float32 rows of unit length, in evaluation mode and without gradient."""
         with _Evaluating(self), torch.no_grad():
-            return self._finished(self.image(images.to(self.device)))
+            return self._finished(self.image(images.to(self.device)), "image")
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts -> (B, embedding_dim) float32 rows of unit length, in evaluation mode and without gradient.
@@ -95,10 +102,12 @@ class Encoder(nn.Module):
             raise BadQuery("this encoder has no text tower: it was learned from pictures without captions. Search by image or by item id.")
         tokens = self.vocabulary.encode(texts).to(self.device)
         with _Evaluating(self), torch.no_grad():
-            return self._finished(self.text(tokens))
+            return self._finished(self.text(tokens), "text")
 
-    def _finished(self, embeddings: Tensor) -> Tensor:
+    def _finished(self, embeddings: Tensor, modality: Literal["image", "text"]) -> Tensor:
         """(B, D) before normalisation -> (B, embedding_dim) unit rows."""
+        if self.hashing is not None:
+            return functional.normalize(self.hashing(embeddings, modality), dim=1)
         rows = functional.normalize(embeddings, dim=1)
         return rows if self.whitening is None else self.whitening(rows)
 
@@ -127,6 +136,11 @@ class Encoder(nn.Module):
         }
 
     @property
+    def stores_what_it_trains(self) -> bool:
+        """Whether `embed_images` and `embed_texts` give `forward`'s embeddings themselves, but for their length."""
+        return self.whitening is None and self.hashing is None
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.image.mean.device
@@ -147,7 +161,7 @@ class Encoder(nn.Module):
         self.train(self.training)
 
     def set_towers_frozen(self, frozen: bool) -> None:
-        """Keep both towers exactly as they are, also while training: no gradient, and no statistics that move; or stop keeping them."""
+        """Keep towers and hash heads as they are, also while training: no gradient, no statistics that move; or stop keeping them."""
         self._towers_frozen = frozen
         for tower in self._towers():
             tower.requires_grad_(not frozen)
@@ -166,7 +180,7 @@ class Encoder(nn.Module):
         return self
 
     def _towers(self) -> list[nn.Module]:
-        return [tower for tower in (self.image, self.text) if tower is not None]
+        return [tower for tower in (self.image, self.text, self.hashing) if tower is not None]
 
 
 class _Evaluating:

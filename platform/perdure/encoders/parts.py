@@ -4,7 +4,7 @@ A new encoder is a file with its trunk, an entry here and a line in `ENCODERS`.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_serializer, model_validator
@@ -17,6 +17,7 @@ from perdure.encoders.bilstm import BiLSTM
 from perdure.encoders.classifier import GrowingClassifier
 from perdure.encoders.crow import CroW
 from perdure.encoders.encoder import Encoder
+from perdure.encoders.hashing import HashHeads
 from perdure.encoders.image_tower import ImageTower
 from perdure.encoders.pooling import MAC, AveragePooling, GeM, Pooling, SPoC
 from perdure.encoders.rmac import RMAC
@@ -68,6 +69,9 @@ class PoolingPart(PartConfig):
         return POOLINGS.build(self.name, self.options)
 
 
+Bits = Annotated[int, Field(ge=8, le=4096, multiple_of=8)]
+"""Length of a code; bits are kept in bytes."""
+
 _AUTO = TextPart(name="auto")
 _AVG, _GEM = PoolingPart(name="avg"), PoolingPart(name="gem")
 
@@ -84,6 +88,7 @@ def small_resnet(
     classifier: Literal["cosine", "linear"] = "cosine",
     text: TextPart = _AUTO,
     whitening: WhiteningOptions | None = None,
+    hash_bits: Bits | None = None,
 ) -> Encoder:
     """An encoder with the small residual network, to be learned from scratch.
 
@@ -98,6 +103,7 @@ def small_resnet(
         classifier: cosine or linear logits.
         text: the text tower.
         whitening: how PCA with whitening is to be fitted after each task; null = not at all.
+        hash_bits: K of codes that are stored in place of embeddings; a strategy that hashes learns them. null = none.
     """
     trunk, channels = small_resnet_trunk(width=width, blocks=blocks)
     image = ImageTower(nn.Sequential(trunk, pooling.build()), width=channels, embedding_dim=embedding_dim, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -110,6 +116,7 @@ def small_resnet(
         "classifier": classifier,
         "text": text.model_dump(),
         "whitening": whitening and whitening.model_dump(),
+        "hash_bits": hash_bits,
     }
     return _dual("small_resnet", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
 
@@ -126,6 +133,7 @@ def torchvision(
     classifier: Literal["cosine", "linear"] = "cosine",
     text: TextPart = _AUTO,
     whitening: WhiteningOptions | None = None,
+    hash_bits: Bits | None = None,
 ) -> Encoder:
     """An encoder on any of torchvision's classification models.
 
@@ -140,6 +148,7 @@ def torchvision(
         classifier: cosine or linear logits.
         text: the text tower.
         whitening: how PCA with whitening is to be fitted after each task; null = not at all.
+        hash_bits: K of codes that are stored in place of embeddings; a strategy that hashes learns them. null = none.
     """
     trunk = torchvision_trunk(architecture, weights=weights, image_size=image_size, pooling=pooling.build())
     image = ImageTower(trunk.module, width=trunk.width, embedding_dim=embedding_dim, mean=trunk.mean, std=trunk.std)
@@ -152,6 +161,7 @@ def torchvision(
         "classifier": classifier,
         "text": text.model_dump(),
         "whitening": whitening and whitening.model_dump(),
+        "hash_bits": hash_bits,
     }
     return _dual("torchvision", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
 
@@ -176,13 +186,18 @@ def _dual(
             f"encoder '{name}'",
             [f"text: '{text.name}' was asked for, but the dataset has no captions; name its caption column, or set text: auto"],
         )
+    bits = options["hash_bits"]
+    if bits is not None and options["whitening"] is not None:
+        raise ConfigError(f"encoder '{name}'", [f"hash_bits={bits} and whitening: codes are not whitened; leave one of them out"])
     tower = None
     if with_text and text.name != "none":
         # Another seed than the classifier's, or new words and new classes would get the same rows.
         tower = TEXT_TOWERS.build("bilstm" if text.name == "auto" else text.name, text.options, dim, seed + 1)
     image.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stubs lack this form)
     head = GrowingClassifier(dim, kind=classifier, seed=seed)
-    return Encoder(image, tower, head, embedding_dim=dim, image_size=int(options["image_size"]), name=name, options=options, seed=seed)
+    hashing = None if bits is None else HashHeads(dim, bits)
+    size = int(options["image_size"])
+    return Encoder(image, tower, head, hashing, embedding_dim=dim, image_size=size, name=name, options=options, seed=seed)
 
 
 ENCODERS: Catalog[Encoder] = Catalog("encoder", {"small_resnet": small_resnet, "torchvision": torchvision})

@@ -103,7 +103,7 @@ def classification_metrics(
     Args:
         encoder: that made the embeddings.
         embeddings: of every query of the tasks. They are made again, as they are trained, only where a classifier is linear or the
-            encoder has a whitening.
+            encoder has a whitening or hash heads.
         tasks: of the whole stream.
         labels: (N,) class id of each row of the dataset.
         learned: how many of the tasks were learned.
@@ -114,7 +114,7 @@ def classification_metrics(
     """
     known = np.unique(np.concatenate([labels[task.train] for task in tasks[:learned]]))
     position = {int(row): at for at, row in enumerate(embeddings.rows)}
-    as_it_is = encoder.whitening is None and encoder.classifier.kind == "cosine"  # cosine logits do not depend on the length
+    as_it_is = encoder.stores_what_it_trains and encoder.classifier.kind == "cosine"  # cosine logits do not depend on the length
     joint = torch.from_numpy(embeddings.image) if as_it_is else _joint(encoder, pixels, embeddings.rows)
     with torch.no_grad():
         logits = encoder.classifier(joint.to(encoder.device)).cpu().numpy()

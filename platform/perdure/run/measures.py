@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from perdure import pipeline
 from perdure.config import RunConfig
+from perdure.data.tags import known_tags, tag_matrix
 from perdure.encoders import load_encoder
 from perdure.encoders.encoder import Encoder
 from perdure.index.segment import load_segment
@@ -18,6 +19,7 @@ from perdure.pipeline import Prepared
 from perdure.records import EncoderRef, Release, Task
 from perdure.registry.registry import Registry
 from perdure.retrieval.classification import ClassMeans, class_means, classification_metrics
+from perdure.retrieval.codes import code_metrics
 from perdure.retrieval.evaluation import SplitEmbeddings, embed_split, search_metrics, task_metrics
 from perdure.run.report import COUNTS, Row, main_metric
 from perdure.strategies import STRATEGIES, Strategy
@@ -75,7 +77,19 @@ class StreamMeasures:
             apart = [{} if task is None else task_metrics(embeddings, task, stream.labels) for task in stream.unseen_of]
             out["unseen_row"] = {name: [row.get(name) for row in apart] for name in rows[0]}
         out["classification"] = self._classify(learned, encoder, embeddings, means)
+        if encoder.hashing is not None:
+            out["codes"] = self._codes(learned, embeddings)
         return out
+
+    def _codes(self, learned: Task, embeddings: SplitEmbeddings) -> dict[str, Any]:
+        """How well codes find, over the test items of all tasks so far; alike is what the strategy was told is alike."""
+        stream, items = self.prepared.stream, self.prepared.dataset.items
+        rows = np.unique(np.concatenate([task.query for task in stream.tasks[: learned.index + 1]]))
+        if self.config.strategy.options.get("labels") == "class":
+            labels = stream.labels[rows][:, None] == np.arange(len(stream.classes))
+        else:
+            labels = tag_matrix(items, rows, known_tags(items, rows.tolist()))
+        return {"task": learned.index, **code_metrics(embeddings.of(rows), labels)}
 
     def _classify(self, task: Task, encoder: Encoder, embeddings: SplitEmbeddings, means: ClassMeans | None) -> Row:
         """Row t of the classification matrices."""

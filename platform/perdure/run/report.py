@@ -15,6 +15,7 @@ from perdure.pipeline import Prepared
 from perdure.records import EncoderRef
 from perdure.registry.registry import Registry
 from perdure.retrieval.classification import CLASSIFICATION_DEFINITIONS, CLASSIFICATION_METRICS, top1_over_time
+from perdure.retrieval.codes import CODE_DEFINITIONS
 from perdure.retrieval.evaluation import TASK_DEFINITIONS, SplitEmbeddings
 from perdure.retrieval.profiles import profiles
 from perdure.stream.task_stream import TaskStream
@@ -44,6 +45,7 @@ def compose_report(config: RunConfig, registry: Registry, prepared: Prepared, *,
         matrices[name] = [meta["metrics"].get("classification", {}).get(name, nothing) for meta in metas]
     sizes = [len(task.query) for task in stream.tasks]
     summary = _summary(matrices, [meta["metrics"].get("unseen") for meta in metas], unseen, baseline, sizes)
+    codes = [meta["metrics"]["codes"] for meta in metas if "codes" in meta["metrics"]]
     releases = registry.releases(config.name)
     return {
         "name": config.name,
@@ -55,6 +57,7 @@ def compose_report(config: RunConfig, registry: Registry, prepared: Prepared, *,
             **PROFILE_DEFINITIONS,
             **continual.DEFINITIONS,
             **(DATASET_DEFINITIONS if unseen else {}),
+            **(CODE_DEFINITIONS if codes else {}),
         },
         "tasks": [
             {
@@ -77,6 +80,7 @@ def compose_report(config: RunConfig, registry: Registry, prepared: Prepared, *,
         "baseline": baseline,
         "summary": {**summary, "top1_over_time": top1_over_time(matrices, stream.tasks, stream.labels)},
         **profiles(last, stream.tasks, stream.labels, stream.classes),
+        **({"codes": codes} if codes else {}),
         **_datasets([task.name for task in stream.tasks], matrices, unseen),
         "releases": [release.id for release in releases],
         "encoders": [str(ref) for ref in refs],

@@ -5,6 +5,7 @@ from perdure.strategies.adversarial_alignment import AdversarialAlignment
 from perdure.strategies.alasso import ALASSO
 from perdure.strategies.correlation import CorrelationDistillation
 from perdure.strategies.correlation_all_teachers import CorrelationAllTeachers
+from perdure.strategies.domain_uncertainty_hashing import DomainUncertaintyHashing
 from perdure.strategies.dual import DualDistillation
 from perdure.strategies.ewc import EWC
 from perdure.strategies.feature_extraction import FeatureExtraction
@@ -39,5 +40,6 @@ STRATEGIES: Catalog[Strategy] = Catalog(
         "alasso": ALASSO,
         "nce_ewc": NCEWithEWC,
         "adversarial_alignment": AdversarialAlignment,
+        "domain_uncertainty_hashing": DomainUncertaintyHashing,
     },
 )

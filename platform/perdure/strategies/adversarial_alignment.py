@@ -69,12 +69,10 @@ class AdversarialAlignment(Strategy):
         self._entropy = entropy
         self._every = every
         self._adversary: Adversary | None = None
-        self._step = 0
 
     def begin_task(self, encoder: Encoder, task: TaskContext) -> None:
         """A fresh adversary: what gives a modality away changes as the encoders do."""
         super().begin_task(encoder, task)
-        self._step = 0
         self._adversary = None
         if self._paradigm != "none" and encoder.text is not None:
             self._adversary = Adversary(encoder.joint_dim, paradigm=self._paradigm, every=self._every, seed=task.seed)
@@ -92,28 +90,13 @@ class AdversarialAlignment(Strategy):
         if self._projection > 0:
             terms["projection"] = self._projection * projection_kl(batch.image, batch.text, batch.labels)
         if self._adversary is not None:
-            told = self._adversary.terms(batch.image, batch.text, self._step)
+            told = self._adversary.terms(batch.image, batch.text, batch.step)
             terms |= {name: self._entropy * term if name == "entropy" else term for name, term in told.items()}
         return terms
-
-    def after_step(self, encoder: Encoder) -> None:
-        """Count: the adversary learns now and then."""
-        self._step += 1
 
     def end_task(self, encoder: Encoder) -> None:
         """Let go of the adversary."""
         self._adversary = None
-        self._step = 0
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The step, in the middle of a task."""
-        return {"step": torch.tensor(self._step)} if self._step else {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See `Strategy`."""
-        if set(state) - {"step"}:
-            raise ValueError(f"{self.name} keeps 'step', but got {', '.join(sorted(state))}: was this saved by another strategy?")
-        self._step = int(state["step"]) if state else 0
 
     def _classified(self, encoder: Encoder, batch: Embedded, text: Tensor) -> dict[str, Tensor]:
         """L_ce and L_di."""

@@ -43,6 +43,7 @@ class TaskContext:
     ancestor: Callable[[int], Encoder] = _no_ancestor  # the encoder after a task, from the registry
     fresh: Callable[[], Encoder] = _nothing_fresh  # an encoder as it was before the first task: random or pre-trained weights
     seed: int = 0  # of the strategy's own draws in this task
+    num_tags: int = 0  # C of the labels that items so far have, for a strategy that `reads_tags`
 
 
 class Examples(Protocol):
@@ -58,6 +59,7 @@ class Strategy:
 
     name: ClassVar[str] = "fine_tune"
     reads_earlier_tasks: ClassVar[bool] = False  # whether a task is learned on the training rows of all tasks so far (joint)
+    reads_tags: ClassVar[bool] = False  # whether batches are to say every label that applies, not the class alone
     restarts: ClassVar[bool] = False  # whether a task starts from fresh weights (joint), not from the parent's
 
     def __init__(self, *, ranking: Ranking = DEFAULT_RANKING) -> None:

@@ -48,6 +48,7 @@ class TaskData:
     rows: NDArray[np.int64]  # (n,) rows of the dataset
     labels: NDArray[np.int64]  # (n,) class ids
     captions: list[tuple[str, ...]] | None = None  # n tuples, or None for a stream without text
+    tags: NDArray[np.bool_] | None = None  # (n, C) every label that applies, or None where the strategy does not read them
 
 
 @dataclass
@@ -146,6 +147,7 @@ def train_task(
                 size,
                 None if made_up is None else made_up[1],
                 random_seed(schedule.seed, task_index, step, _STRATEGY),
+                step,
             )
         rate = learning_rate(schedule.schedule, schedule.lr, step, num_steps)
         terms = strategy.loss_terms(encoder, embedded)
@@ -218,12 +220,20 @@ def _draw(
         labels=torch.from_numpy(data.labels[positions[own]]).to(precision.device),
         images=precision.images(to_float(augment(pixels, augmentation.rows(own)))),
         tokens=None if words is None else words[own].to(precision.device),
+        tags=None if data.tags is None else torch.from_numpy(data.tags[positions[own]]).float().to(precision.device),
     )
     return batch, size
 
 
 def _embed(
-    encoder: Encoder, batch: Batch, observed: dict[str, Tensor], workers: Workers, size: int, synthetic_labels: Tensor | None, seed: int
+    encoder: Encoder,
+    batch: Batch,
+    observed: dict[str, Tensor],
+    workers: Workers,
+    size: int,
+    synthetic_labels: Tensor | None,
+    seed: int,
+    step: int,
 ) -> Embedded:
     """The global batch's embeddings in float32: losses are computed in full precision whatever the forward pass used.
 
@@ -232,7 +242,7 @@ def _embed(
     made_up = batch.synthetic
     image, text = encoder(batch.images if made_up is None else torch.cat([batch.images, made_up]), batch.tokens)
     image, synthetic = image[: len(batch.images)], image[len(batch.images) :]
-    fields = {"image": image, "text": text, **observed}
+    fields = {"image": image, "text": text, "tags": batch.tags, **observed}
     sizes = {name: size for name in fields}
     if synthetic_labels is not None:
         fields["synthetic"] = synthetic
@@ -241,6 +251,7 @@ def _embed(
         labels=workers.gather(batch.labels, size),
         synthetic_labels=None if synthetic_labels is None else synthetic_labels.to(batch.labels.device),
         seed=seed,
+        step=step,
         **{name: workers.gather(value.float(), sizes[name]) for name, value in fields.items() if value is not None},
     )
 

@@ -1,0 +1,140 @@
+"""Cross-modal hashing by domain uncertainty: codes of bits that say what is alike, and not where they came from.
+
+Chen, "Continual and cross-modal retrieval" (PhD thesis, Leiden 2021), ch. 3, Eq. (3.1) to (3.7).
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from perdure.encoders.encoder import Encoder
+from perdure.encoders.hashing import HashHeads
+from perdure.errors import ConfigError
+from perdure.losses import multi_label_cross_entropy, multi_level_similarity, negative_entropy, pair_likelihood, quantisation
+from perdure.records import Embedded
+from perdure.strategies.adversary import fully_connected
+from perdure.strategies.ranking import DEFAULT_RANKING, Ranking, Weight
+from perdure.strategies.strategy import Strategy, TaskContext
+
+__all__ = ["DomainUncertaintyHashing"]
+
+_MODALITIES = 2
+
+
+class DomainUncertaintyHashing(Strategy):
+    """L = a L_d + b L_pairs + c L_l + d L_m + e L_q (3.7), of real-valued features F, G and of codes H = tanh(.) of both modalities.
+
+    The terms by their names in the log: `domain` L_d (3.2) of a predictor of the modality on features and of one on codes; `pairs`
+    L_pairs (3.5) and `levels` L_m (3.3), each on features and on codes; `labels` L_l (3.6) of one predictor that both modalities share;
+    `quantisation` L_q (3.1). Optimisation alternates: in even steps the image side learns and the text side stands still, in odd ones
+    the text side does; the predictors learn in all.
+
+    Labels are an item's tags, or its class where it has none (`labels: class` takes the class always). The ranking terms have no part,
+    whatever their weights. Protects nothing of earlier tasks; the predictors begin anew with each.
+
+    Raises:
+        ConfigError: (when a task begins) the encoder has no hash heads, or the stream no captions.
+    Deviations: the thesis sums over items, pairs and bits, with weights 100, 1, 1, 0.1, 1; here those are means, so that no weight follows
+    the size of a batch or the length of a code (labels are summed, an item has few), and the weights are 1, 1, 1, 0.1, 0.1: from random
+    weights, more of L_d or L_q fixes the signs before anything is told apart. It drops nine of ten units of the predictors out; `dropout` is 0 by default,
+    because small predictors are learned from scratch here. It alternates between whole phases; here between steps.
+    """
+
+    name = "domain_uncertainty_hashing"
+    reads_tags = True
+
+    def __init__(
+        self,
+        *,
+        domain: Weight = 1.0,
+        pairs: Weight = 1.0,
+        label: Weight = 1.0,
+        levels: Weight = 0.1,
+        quantisation: Weight = 0.1,
+        labels: Literal["tags", "class"] = "tags",
+        dropout: float = 0.0,
+        ranking: Ranking = DEFAULT_RANKING,
+    ) -> None:
+        super().__init__(ranking=ranking)
+        self._weights = {"domain": domain, "pairs": pairs, "labels": label, "levels": levels, "quantisation": quantisation}
+        self._labels = labels
+        self._dropout = dropout
+        self._predictors: nn.ModuleDict | None = None
+        self._task: TaskContext | None = None
+
+    def classifies(self, tasks: int) -> bool:
+        """Never: labels have a predictor of their own, the encoder's classifier is not trained."""
+        return False
+
+    def begin_task(self, encoder: Encoder, task: TaskContext) -> None:
+        """Fresh predictors."""
+        super().begin_task(encoder, task)
+        if encoder.hashing is None or encoder.text is None:
+            lacking = "encoder.hash_bits is null" if encoder.hashing is None else "the stream has no captions"
+            raise ConfigError(
+                f"strategy '{self.name}'", [f"it learns codes of pictures and captions, but {lacking}; set encoder.hash_bits"]
+            )
+        self._task = task
+        self._predictors = nn.ModuleDict(
+            {
+                "features": fully_connected(encoder.joint_dim, 512, 256, _MODALITIES, seed=task.seed, dropout=self._dropout),
+                "codes": fully_connected(encoder.hashing.bits, 512, 256, _MODALITIES, seed=task.seed + 1, dropout=self._dropout),
+                "labels": fully_connected(encoder.joint_dim, 512, 256, self._num_labels(task), seed=task.seed + 2, dropout=self._dropout),
+            }
+        )
+
+    def trained(self) -> Mapping[str, nn.Module]:
+        """The predictors."""
+        return {} if self._predictors is None else {"predictors": self._predictors}
+
+    def loss_terms(self, encoder: Encoder, batch: Embedded) -> dict[str, Tensor]:
+        """See the class."""
+        heads, predictors = encoder.hashing, self._predictors
+        if batch.text is None or heads is None or predictors is None:
+            raise ValueError(f"{self.name} needs pictures with captions, an encoder with hash heads, and a task that was begun")
+        image_learns = batch.step % 2 == 0
+        image, text = _still(batch.image, not image_learns), _still(batch.text, image_learns)
+        image_codes = _still(heads(image, "image"), not image_learns)  # a head belongs to its side
+        text_codes = _still(heads(text, "text"), image_learns)
+        labels = self._of(batch)
+        told = [multi_label_cross_entropy(predictors["labels"](each), labels) for each in (image, text)]
+        unsure = [
+            negative_entropy(predictor(each))
+            for predictor, sides in ((predictors["features"], (image, text)), (predictors["codes"], (image_codes, text_codes)))
+            for each in sides
+        ]
+        terms = {
+            "domain": torch.stack(unsure).sum(),
+            "pairs": pair_likelihood(image, text, labels, labels) + pair_likelihood(image_codes, text_codes, labels, labels),
+            "labels": labels.shape[1] * torch.stack(told).sum(),
+            "levels": multi_level_similarity(image, text, labels, labels) + multi_level_similarity(image_codes, text_codes, labels, labels),
+            "quantisation": quantisation(image_codes) + quantisation(text_codes),
+        }
+        return {name: self._weights[name] * term for name, term in terms.items() if self._weights[name] > 0}
+
+    def end_task(self, encoder: Encoder) -> None:
+        """Let go of the predictors."""
+        self._predictors = None
+
+    def _codes(self, heads: HashHeads, features: list[Tensor], image_learns: bool) -> list[Tensor]:
+        """H of both modalities; that of the side which stands still without gradient, for its head stands still, too."""
+        image, text = heads(features[0], "image"), heads(features[1], "text")
+        return [_still(image, not image_learns), _still(text, image_learns)]
+
+    def _num_labels(self, task: TaskContext) -> int:
+        return task.num_tags if self._labels == "tags" else int(task.class_ids.max()) + 1
+
+    def _of(self, batch: Embedded) -> Tensor:
+        """(B, C) of 0 and 1."""
+        if self._labels == "tags":
+            if batch.tags is None:
+                raise ValueError(f"{self.name} learns from tags, but the batch came without; see Strategy.reads_tags")
+            return batch.tags
+        assert self._task is not None
+        return nn.functional.one_hot(batch.labels, self._num_labels(self._task)).float()
+
+
+def _still(tensor: Tensor, still: bool) -> Tensor:
+    return tensor.detach() if still else tensor
