@@ -38,16 +38,16 @@ def main(arguments: list[str]) -> None:
     table = Table(title=f"sweep '{sweep.name}': {sweep.metric}, tuned on {out['tuned_on']['set'] or 'the base stream itself'}")
     for column in (*map(_short(keys), keys), sweep.metric, "old", "new", "forgetting"):
         table.add_column(column, overflow="fold")
-    rows = [({key: "fine_tune" for key in keys[:1]}, out["reference"]["summary"], None)]
-    rows += [(trial["values"], trial["summary"], trial["error"]) for trial in out["trials"]]
-    for values, summary, error in rows:
+    rows = [({key: "fine_tune" for key in keys[:1]}, out["reference"]["metric"], out["reference"]["summary"], None)]
+    rows += [(trial["values"], trial["metric"], trial["summary"], trial["error"]) for trial in out["trials"]]
+    for values, metric, summary, error in rows:
         cells = [_cell(values.get(key, "")) for key in keys]
         table.add_row(
             *cells,
             *(
                 [error or "", "", "", ""]
                 if summary is None
-                else [_cell(summary.get(key)) for key in (sweep.metric, "old", "new", "forgetting")]
+                else [_cell(metric), *(_cell(summary.get(key)) for key in ("old", "new", "forgetting"))]
             ),
         )
     Console().print(table)

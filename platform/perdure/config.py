@@ -4,6 +4,7 @@ One YAML per run, complete, opening with the command that runs it; `a.b=value` o
 suggestion, and all errors of a file are reported at once.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,11 +177,26 @@ class SweepConfig(_Section):
     base: dict[str, Any] = Field(default_factory=dict, description="a run config, or the path of one relative to the sweep's file")
     set: tuple[str, ...] = Field(default=(), description="a.b=value overrides of the base")
     search: dict[str, SearchSpace] = Field(min_length=1, description="dotted key of the run -> its values")
+    order: Literal["random", "grid"] = Field(default="random", description="grid: every combination of choices once; trials is not used")
     trials: int = Field(default=8, ge=1, le=10_000)
-    metric: str = Field(default="last_average", description="key of the report's summary that is compared")
+    metric: str = Field(
+        default="last_average", description="key of the report's summary that is compared; by_metric.NAME.KEY for another metric's"
+    )
     mode: Literal["max", "min"] = "max"
     concurrent: int = Field(default=1, ge=1, le=1024, description="trials at the same time")
     seed: int = Field(default=0, ge=0, description="of the search; the seed of the runs is theirs")
+
+    @model_validator(mode="after")
+    def _grid_of_choices(self) -> "SweepConfig":
+        ranges = [key for key, space in self.search.items() if space.choice is None]
+        if self.order == "grid" and ranges:
+            raise ValueError(f"order=grid needs choices, and {', '.join(ranges)} has a range; name the values, or set order: random")
+        return self
+
+    @property
+    def num_trials(self) -> int:
+        """How many there will be."""
+        return self.trials if self.order == "random" else math.prod(len(space.choice or ()) for space in self.search.values())
 
     def run(self, values: dict[str, Any], name: str | None = None) -> RunConfig:
         """The run of one trial: the base, its overrides, then these values by their dotted keys.

@@ -10,7 +10,14 @@ from perdure.errors import ConfigError
 
 __all__ = ["claim", "fingerprint", "first_task_fingerprint", "refuse_other"]
 
-_NEWER = ("backbone_lr", "first_backbone_lr", "task_order", "whitening", "metric")  # new: where null, they are no part of a hash
+_NEWER = (
+    "backbone_lr",
+    "first_backbone_lr",
+    "task_order",
+    "whitening",
+    "metric",
+    "hash_bits",
+)  # new: where null, they are no part of a hash
 
 
 def fingerprint(config: RunConfig) -> str:
@@ -27,8 +34,13 @@ def fingerprint(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def first_task_fingerprint(config: RunConfig) -> str:
-    """A hash of what decides the first task's encoder: the strategy only by its ranking terms, later tasks' numbers left out."""
+def first_task_fingerprint(config: RunConfig, *, own_objective: bool = False) -> str:
+    """A hash of what decides the first task's encoder: the strategy only by its ranking terms, later tasks' numbers left out.
+
+    Args:
+        config: with every option written out.
+        own_objective: whether the strategy learns a first task by more than the ranking terms; then all of it counts.
+    """
     plain = config.plain()
     train = plain["train"]
     kind, ranking = plain["stream"]["kind"], plain["strategy"].get("ranking")
@@ -40,6 +52,7 @@ def first_task_fingerprint(config: RunConfig) -> str:
         "on_bad_item": plain["stream"]["on_bad_item"],
         "kind": {key: value for key, value in kind.items() if key not in of_later_tasks},
         "encoder": {key: value for key, value in plain["encoder"].items() if value is not None or key not in _NEWER},
+        **({"strategy": plain["strategy"]} if own_objective else {}),
         "ranking": ranking and {key: value for key, value in ranking.items() if value is not None or key not in _NEWER},
         "epochs": train["epochs"] if train["first_epochs"] is None else train["first_epochs"],
         "lr": train["lr"] if train["first_lr"] is None else train["first_lr"],

@@ -34,6 +34,7 @@ def test_the_best_of_a_few_trials_is_written_as_a_run(tmp_path: Path, monkeypatc
                 "set": ["stream.dataset.seed=5"],
                 "search": {"strategy.weight": {"choice": [0.5, 5.0]}, "strategy.temperature": {"loguniform": [0.05, 0.5]}},
                 "trials": 2,
+                "metric": "by_metric.recall@1.last_average",
                 "seed": 3,
             }
         )

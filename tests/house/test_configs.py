@@ -223,6 +223,7 @@ def test_a_sweeps_plain_data_makes_the_same_sweep_so_that_trials_can_be_sent_els
         ({"base": "nowhere.yaml"}, "no such file"),
         ({"mode": "best"}, "mode"),
         ({"trials": 0}, "trials"),
+        ({"order": "grid"}, "order=grid needs choices, and train.lr has a range"),
     ],
 )
 def test_a_wrong_sweep_says_what_is_wrong(tmp_path: Path, changes: dict[str, Any], part: str) -> None:
@@ -231,9 +232,15 @@ def test_a_wrong_sweep_says_what_is_wrong(tmp_path: Path, changes: dict[str, Any
     assert part in str(caught.value)
 
 
+def test_a_grid_has_a_trial_for_each_combination(tmp_path: Path) -> None:
+    search = {"train.lr": {"choice": [0.1, 0.2, 0.3]}, "strategy.weight": {"choice": [1, 2]}}
+    assert load_sweep(sweep_file(tmp_path, search=search, order="grid")).num_trials == 6
+    assert load_sweep(sweep_file(tmp_path, search=search, trials=4)).num_trials == 4
+
+
 def test_every_ready_made_sweep_loads() -> None:
     assert len(SWEEPS) >= 1
     for path in SWEEPS:
         sweep = load_sweep(path)
-        assert sweep.trials >= 2
+        assert sweep.num_trials >= 2
         assert f"tune_configs/{path.name}" in path.read_text().splitlines()[0]

@@ -95,6 +95,10 @@ def test_the_first_task_can_have_a_backbone_rate_of_its_own(overrides: list[str]
 
 def test_rates_of_the_backbone_are_part_of_what_a_run_is_and_null_ones_are_not() -> None:
     same = first_task_fingerprint(parse({}))
+    assert first_task_fingerprint(parse({}, ["strategy.weight=7"])) == same
+    assert first_task_fingerprint(parse({}, ["strategy.weight=7"]), own_objective=True) != first_task_fingerprint(
+        parse({}, ["strategy.weight=8"]), own_objective=True
+    )
     assert first_task_fingerprint(parse({}, ["train.first_backbone_lr=1e-5"])) != same
     assert first_task_fingerprint(parse({}, ["train.backbone_lr=1e-5"])) != same
     assert first_task_fingerprint(parse({}, ["train.backbone_lr=1e-4", "train.first_backbone_lr=1e-5"])) == first_task_fingerprint(

@@ -3,11 +3,13 @@
     trial (a Tune function) -> run.learn_stream -> per task: a Ray Train run, or in-process when the base says workers=0
 
 The fine-tuned stream is learned first, once: it is the row that every trial is compared with, and its first encoder is taken over by
-the trials, whose first tasks are all the same. Continual-legal tuning means that the stream one is judged on is not the stream one
-tunes on: let `set` choose another stream (another seed of `scenes`, other classes); `best.yaml` is the base without `set`.
+the trials, whose first tasks are all the same (unless the strategy has an objective of its own, which also a first task is learned by).
+Continual-legal tuning means that the stream one is judged on is not the stream one tunes on: let `set` choose another stream (another
+seed of `scenes`, other classes); `best.yaml` is the base without `set`.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -22,6 +24,7 @@ from perdure.errors import ConfigError, PerdureError
 from perdure.progress import Progress
 from perdure.run import learn_stream
 from perdure.settings import settings
+from perdure.strategies import STRATEGIES
 
 __all__ = ["run_sweep"]
 
@@ -41,11 +44,11 @@ def run_sweep(sweep: SweepConfig, progress: Progress) -> dict[str, Any]:
     progress.say(f"reference: fine_tune, '{reference.name}'")
     reference_report = learn_stream(reference, learner=_learner(reference), progress=progress)
 
-    progress.say(f"{sweep.trials} trials over {', '.join(sweep.search)}, {sweep.concurrent} at a time")
+    progress.say(f"{sweep.num_trials} trials over {', '.join(sweep.search)}, {sweep.concurrent} at a time")
     results = tune.Tuner(
         tune.with_resources(_trial, {"CPU": 0.01 if base.workers.num else 1}),  # Train's workers have resources of their own
         param_space={
-            "values": {key: _domain(space) for key, space in sweep.search.items()},
+            "values": {key: _domain(space, sweep.order) for key, space in sweep.search.items()},
             "sweep": sweep.model_dump(mode="json"),
             "place": Place.here(),
             "reference": reference.name,
@@ -53,7 +56,7 @@ def run_sweep(sweep: SweepConfig, progress: Progress) -> dict[str, Any]:
         tune_config=tune.TuneConfig(
             metric=sweep.metric,
             mode=sweep.mode,
-            num_samples=sweep.trials,
+            num_samples=sweep.trials if sweep.order == "random" else 1,  # of each point of the grid
             max_concurrent_trials=sweep.concurrent,
             search_alg=BasicVariantGenerator(random_state=sweep.seed),
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
@@ -73,7 +76,7 @@ def run_sweep(sweep: SweepConfig, progress: Progress) -> dict[str, Any]:
         "metric": sweep.metric,
         "mode": sweep.mode,
         "tuned_on": {"set": list(sweep.set)},
-        "reference": {"name": reference.name, "strategy": "fine_tune", "summary": reference_report["summary"]},
+        "reference": {"name": reference.name, "strategy": "fine_tune", **_judged(reference_report["summary"], sweep)},
         "trials": good + [trial for trial in trials if trial["metric"] is None],
         "best": good[0]["values"],
     }
@@ -89,14 +92,27 @@ def _trial(space: dict[str, Any]) -> None:
     space["place"].enter()
     sweep = SweepConfig.model_validate(space["sweep"])
     name = f"{sweep.name}-{tune.get_context().get_trial_id()}"
-    config = sweep.run({**space["values"], "train.start_from": space["reference"]}, name=name)
+    begins = {} if STRATEGIES[sweep.run({}).strategy.name].own_objective else {"train.start_from": space["reference"]}
+    config = sweep.run({**space["values"], **begins}, name=name)
     report = learn_stream(config, learner=_learner(config))
-    value = report["summary"].get(sweep.metric)
-    if value is None:
-        raise ConfigError(
-            f"sweep '{sweep.name}'", [f"metric: the report's summary has no '{sweep.metric}'; it has {', '.join(report['summary'])}"]
-        )
-    tune.report({sweep.metric: float(value), "run": name, "summary": json.dumps(report["summary"])})
+    value = _looked_up(report["summary"], sweep)
+    tune.report({sweep.metric: value, "run": name, "summary": json.dumps(report["summary"])})
+
+
+def _looked_up(summary: Mapping[str, Any], sweep: SweepConfig) -> float:
+    """The compared figure, by its dotted key."""
+    place: Any = summary
+    for key in sweep.metric.split("."):
+        known = list(place) if isinstance(place, Mapping) else []
+        if key not in known or place[key] is None:
+            problem = f"metric: the report's summary has no '{sweep.metric}', nothing at '{key}'; there: {', '.join(known) or 'a number'}"
+            raise ConfigError(f"sweep '{sweep.name}'", [problem])
+        place = place[key]
+    return float(place)
+
+
+def _judged(summary: dict[str, Any], sweep: SweepConfig) -> dict[str, Any]:
+    return {"metric": _looked_up(summary, sweep), "summary": summary}
 
 
 def _row(result: Any, sweep: SweepConfig) -> dict[str, Any]:
@@ -123,10 +139,10 @@ def _shared_options(base: RunConfig) -> dict[str, Any]:
     return {"ranking": options["ranking"]} if "ranking" in options else {}
 
 
-def _domain(space: SearchSpace) -> Any:
+def _domain(space: SearchSpace, order: str) -> Any:
     """One searched option as Tune's domain."""
     if space.choice:
-        return tune.choice(list(space.choice))
+        return tune.grid_search(list(space.choice)) if order == "grid" else tune.choice(list(space.choice))
     if space.uniform:
         return tune.uniform(*space.uniform)
     assert space.loguniform is not None

@@ -33,6 +33,7 @@ from perdure.retrieval.policies import next_release
 from perdure.run.measures import CLASS_MEANS, StreamMeasures
 from perdure.run.report import compose_report, main_metric
 from perdure.settings import settings
+from perdure.strategies import STRATEGIES
 
 __all__ = ["StreamRun", "learn_stream"]
 
@@ -143,7 +144,7 @@ class StreamRun:
         meta = {
             "task": task.index,
             "fingerprint": fingerprint(self.config),
-            "first_task": first_task_fingerprint(self.config),
+            "first_task": self._first_task(),
             "train": record,
             "items_read": len(read),
             "metrics": metrics,
@@ -177,7 +178,7 @@ class StreamRun:
                 f"run '{self.config.name}'",
                 [f"train.start_from={other.run}: no {other} in the registry {self.registry_at}; learn that run first"],
             ) from None
-        if meta["first_task"] != first_task_fingerprint(self.config):
+        if meta["first_task"] != self._first_task():
             raise ConfigError(
                 f"run '{self.config.name}'",
                 [f"train.start_from={other.run}: its first task differs (data, classes, encoder, ranking terms, training or seed)"],
@@ -203,6 +204,9 @@ class StreamRun:
         if read is not None:
             self._record_reads(task, read)
         return meta
+
+    def _first_task(self) -> str:
+        return first_task_fingerprint(self.config, own_objective=STRATEGIES[self.config.strategy.name].own_objective)
 
     def _with_own_state(self, files: dict[str, Path], learned_by: str) -> dict[str, Path]:
         """The files of an encoder version, with what our strategy carries on in place of what the one that learned it does.

@@ -43,6 +43,7 @@ class DomainUncertaintyHashing(Strategy):
     """
 
     name = "domain_uncertainty_hashing"
+    own_objective = True
     reads_tags = True
 
     def __init__(

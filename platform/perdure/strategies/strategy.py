@@ -59,6 +59,7 @@ class Strategy:
 
     name: ClassVar[str] = "fine_tune"
     reads_earlier_tasks: ClassVar[bool] = False  # whether a task is learned on the training rows of all tasks so far (joint)
+    own_objective: ClassVar[bool] = False  # whether also a first task is learned by other terms than the ranking's
     reads_tags: ClassVar[bool] = False  # whether batches are to say every label that applies, not the class alone
     restarts: ClassVar[bool] = False  # whether a task starts from fresh weights (joint), not from the parent's
 
