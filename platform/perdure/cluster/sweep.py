@@ -24,7 +24,7 @@ from perdure.errors import ConfigError, PerdureError
 from perdure.progress import Progress
 from perdure.run import learn_stream
 from perdure.settings import settings
-from perdure.strategies import STRATEGIES
+from perdure.strategies import STRATEGIES, Strategy
 
 __all__ = ["run_sweep"]
 
@@ -92,7 +92,9 @@ def _trial(space: dict[str, Any]) -> None:
     space["place"].enter()
     sweep = SweepConfig.model_validate(space["sweep"])
     name = f"{sweep.name}-{tune.get_context().get_trial_id()}"
-    begins = {} if STRATEGIES[sweep.run({}).strategy.name].own_objective else {"train.start_from": space["reference"]}
+    part = sweep.run({}).strategy
+    strategy: Strategy = STRATEGIES.build(part.name, part.options)
+    begins = {} if strategy.own_objective else {"train.start_from": space["reference"]}
     config = sweep.run({**space["values"], **begins}, name=name)
     report = learn_stream(config, learner=_learner(config))
     value = _looked_up(report["summary"], sweep)

@@ -8,6 +8,7 @@ Q queries, N gallery, K bits, C labels.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ __all__ = ["HASHING_DEFINITIONS", "Lookup", "hamming_distances", "hamming_map", 
 
 Bits = NDArray[np.bool_]
 Relevant = NDArray[np.bool_]
+Labels = NDArray[np.integer[Any]] | NDArray[np.bool_]
 
 HASHING_DEFINITIONS: dict[str, str] = {
     "hamming_map": "Mean over queries of the average precision of the whole gallery ranked by Hamming distance, averaged over all orders "
@@ -50,7 +52,7 @@ def hamming_distances(queries: Bits, gallery: Bits) -> NDArray[np.int64]:
     return np.rint(apart).astype(np.int64)
 
 
-def share_a_label(query_labels: NDArray[np.integer], gallery_labels: NDArray[np.integer]) -> Relevant:
+def share_a_label(query_labels: Labels, gallery_labels: Labels) -> Relevant:
     """(Q, C) and (N, C) of 0 and 1 -> (Q, N) whether two items have a label in common; (Q,) and (N,), one label each: the same label.
 
     Raises:

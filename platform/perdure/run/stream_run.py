@@ -206,7 +206,8 @@ class StreamRun:
         return meta
 
     def _first_task(self) -> str:
-        return first_task_fingerprint(self.config, own_objective=STRATEGIES[self.config.strategy.name].own_objective)
+        strategy = STRATEGIES.build(self.config.strategy.name, self.config.strategy.options)
+        return first_task_fingerprint(self.config, own_objective=strategy.own_objective)
 
     def _with_own_state(self, files: dict[str, Path], learned_by: str) -> dict[str, Path]:
         """The files of an encoder version, with what our strategy carries on in place of what the one that learned it does.

@@ -38,8 +38,8 @@ class DomainUncertaintyHashing(Strategy):
         ConfigError: (when a task begins) the encoder has no hash heads, or the stream no captions.
     Deviations: the thesis sums over items, pairs and bits, with weights 100, 1, 1, 0.1, 1; here those are means, so that no weight follows
     the size of a batch or the length of a code (labels are summed, an item has few), and the weights are 1, 1, 1, 0.1, 0.1: from random
-    weights, more of L_d or L_q fixes the signs before anything is told apart. It drops nine of ten units of the predictors out; `dropout` is 0 by default,
-    because small predictors are learned from scratch here. It alternates between whole phases; here between steps.
+    weights, more of L_d or L_q fixes the signs before anything is told apart. It drops nine of ten units of the predictors out; here
+    `dropout` is 0 by default, because small predictors are learned from scratch. It alternates between whole phases; here between steps.
     """
 
     name = "domain_uncertainty_hashing"
