@@ -124,6 +124,7 @@ class SegmentUse:
     segment: SegmentRef
     made_by: EncoderRef
     queried_by: EncoderRef
+    compensated: bool = False  # whether the drift of queries since `made_by` is taken off them; see `retrieval.compensation`
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,11 @@ class Release:
     def encoders(self) -> tuple[EncoderRef, ...]:
         """Every encoder version that a query may need, newest first, without repeats."""
         return tuple(dict.fromkeys([self.encoder, *(use.queried_by for use in self.segments)]))
+
+    @property
+    def compensated(self) -> bool:
+        """Whether queries to any of its segments are compensated for drift."""
+        return any(use.compensated for use in self.segments)
 
 
 @dataclass(frozen=True, eq=False)
