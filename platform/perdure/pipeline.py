@@ -98,6 +98,9 @@ def check(config: RunConfig) -> list[str]:
             "index.policy=keep: encoder.whitening is fitted anew after each task, so a new query cannot be compared with old vectors; "
             "choose reindex or versioned, or encoder.whitening=null"
         )
+    text = config.encoder.options.get("text")
+    if config.stream.kind.name == "cross_modal" and (text.get("name") if isinstance(text, dict) else text) == "none":
+        problems.append("encoder.text=none: stream.kind=cross_modal learns pictures with captions; choose a text tower, or another kind")
     bits = (config.encoder.options.get("whitening") or {}).get("dim") or config.encoder.options.get("embedding_dim")
     if config.index.kind == "binary" and isinstance(bits, int) and bits % 8:
         problems.append(f"index.kind=binary: bits are kept in bytes, so an embedding of {bits} does not fit; choose a multiple of 8")

@@ -9,6 +9,7 @@ from perdure.report import sections
 from perdure.report.answers import answers
 from perdure.report.classes import classes
 from perdure.report.classification import classification
+from perdure.report.cross_modal import cross_modal
 from perdure.report.datasets import datasets
 from perdure.report.inversions import inversions
 from perdure.report.markup import LOGO, escaped, percent, signed, write_page
@@ -58,6 +59,7 @@ def write_html(report: Report, pictures: ReportPictures, path: Path) -> None:
         ("forgets", "What it forgets", sections.over_time(runs)),
         ("datasets", "Seen and unseen classes", datasets(runs)),
         ("classifies", "How it classifies", classification(runs)),
+        ("modalities", "Across modalities", cross_modal(report)),
         ("finds", "What it finds", answers(report, pictures)),
         ("classes", "Easy and hard classes", classes(report)),
         ("neighbours", "Neighbourhoods", neighbourhoods(pictures)),

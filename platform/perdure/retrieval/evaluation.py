@@ -145,7 +145,8 @@ def _search(
     k: int,
 ) -> Hits:
     uses = release.segments
-    queries = asked(release, embedded, [modality] * len(embedded[uses[0].queried_by]), drifts)
+    modalities: list[Modality] = [modality] * len(embedded[uses[0].queried_by])
+    queries = asked(release, embedded, modalities, drifts)
     hits = [
         segment.search(queries[number], k, encoder=use.queried_by, allowed=use.queried_by, number=number)
         for number, (use, segment) in enumerate(zip(uses, segments, strict=True))
