@@ -253,3 +253,13 @@ def test_every_strategy_learns_with_it_and_names_it_among_what_is_trained(name: 
 def test_without_a_metric_a_strategy_trains_nothing_for_it(name: str) -> None:
     strategy, _ = begun(name, None)
     assert "metric" not in strategy.trained()
+
+
+def test_a_run_with_separate_projections_is_the_run_that_it_was_before_there_was_a_choice() -> None:
+    now = resolved(RunConfig())
+    before = now.plain()
+    assert before["encoder"].pop("projection") == "separate"
+    assert fingerprint(parse(before)) == fingerprint(now)
+    assert first_task_fingerprint(parse(before)) == first_task_fingerprint(now)
+    other = resolved(parse({}, ["encoder.projection=shared"]))
+    assert fingerprint(other) != fingerprint(now) and first_task_fingerprint(other) != first_task_fingerprint(now)

@@ -82,6 +82,7 @@ def small_resnet(
     blocks: int = 1,
     classifier: Literal["cosine", "linear"] = "cosine",
     text: TextPart = _AUTO,
+    projection: Literal["separate", "shared"] = "separate",
     whitening: WhiteningOptions | None = None,
 ) -> Encoder:
     """An encoder with the small residual network, to be learned from scratch.
@@ -96,6 +97,7 @@ def small_resnet(
         blocks: residual blocks of each of the three stages.
         classifier: cosine or linear logits.
         text: the text tower.
+        projection: what leads into the joint space; see `_dual`.
         whitening: how PCA with whitening is to be fitted after each task; null = not at all.
     """
     trunk, channels = small_resnet_trunk(width=width, blocks=blocks)
@@ -108,6 +110,7 @@ def small_resnet(
         "blocks": blocks,
         "classifier": classifier,
         "text": text.model_dump(),
+        "projection": projection,
         "whitening": whitening and whitening.model_dump(),
     }
     return _dual("small_resnet", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
@@ -124,6 +127,7 @@ def torchvision(
     pooling: PoolingPart = _AVG,
     classifier: Literal["cosine", "linear"] = "cosine",
     text: TextPart = _AUTO,
+    projection: Literal["separate", "shared"] = "separate",
     whitening: WhiteningOptions | None = None,
 ) -> Encoder:
     """An encoder on any of torchvision's classification models.
@@ -138,6 +142,7 @@ def torchvision(
         pooling: of the last map.
         classifier: cosine or linear logits.
         text: the text tower.
+        projection: what leads into the joint space; see `_dual`.
         whitening: how PCA with whitening is to be fitted after each task; null = not at all.
     """
     trunk = torchvision_trunk(architecture, weights=weights, image_size=image_size, pooling=pooling.build())
@@ -150,6 +155,7 @@ def torchvision(
         "pooling": pooling.model_dump(),
         "classifier": classifier,
         "text": text.model_dump(),
+        "projection": projection,
         "whitening": whitening and whitening.model_dump(),
     }
     return _dual("torchvision", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
@@ -165,7 +171,13 @@ def _dual(
     text: TextPart,
     classifier: Literal["cosine", "linear"],
 ) -> Encoder:
-    """Join an image tower with the text tower that was asked for and an empty classifier."""
+    """Join an image tower with the text tower that was asked for and an empty classifier.
+
+    "projection" among the options: "separate", the last layer of each tower leads into the joint space; "shared", it leads to a common
+    width, D, from where one linear layer leads there from both, so that what moves it moves both modalities alike. Sharing layers is among
+    the means against unequal drift that Wang, Herranz and van de Weijer (CVPR workshops 2021) are said to study; which layers, and of what
+    form, could not be verified, so this form is ours.
+    """
     dim = int(options["embedding_dim"])
     kept = (options["whitening"] or {}).get("dim")
     if kept is not None and kept > dim:
@@ -181,7 +193,9 @@ def _dual(
         tower = TEXT_TOWERS.build("bilstm" if text.name == "auto" else text.name, text.options, dim, seed + 1)
     image.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stubs lack this form)
     head = GrowingClassifier(dim, kind=classifier, seed=seed)
-    return Encoder(image, tower, head, embedding_dim=dim, image_size=int(options["image_size"]), name=name, options=options, seed=seed)
+    shared = nn.Linear(dim, dim) if options["projection"] == "shared" else None  # last, so that the towers' draws stay what they were
+    size = int(options["image_size"])
+    return Encoder(image, tower, head, shared=shared, embedding_dim=dim, image_size=size, name=name, options=options, seed=seed)
 
 
 ENCODERS: Catalog[Encoder] = Catalog("encoder", {"small_resnet": small_resnet, "torchvision": torchvision})
