@@ -201,3 +201,15 @@ def test_pictures_alone_have_a_drift_and_no_such_section() -> None:
 def test_compensation_is_refused_with_another_policy(policy: str) -> None:
     with pytest.raises(ConfigError, match=rf"compensate=true with policy={policy}: .*choose policy=keep"):
         pipeline.check(config(f"index.policy={policy}"))
+
+
+def test_joint_training_may_leave_out_negatives_of_other_tasks_and_nothing_else_changes() -> None:
+    """With negatives of other tasks it is the bound of an unknown task, without them that of a known one."""
+    terms = {}
+    for which in ("all", "within_task"):
+        ranking = f"strategy={{name: joint, ranking: {{triplet: 0, cross_entropy: 0, pair_negatives: {which}}}}}"
+        made = config(f"name=joint-{which}", ranking, "stream.kind.tasks=2", "index={}", "train.max_steps=3")
+        report = learn_stream(made)
+        terms[which] = [entry["curves"]["pairs"] for entry in report["train"]]
+    assert terms["all"][0] == terms["within_task"][0], "the first task has no other"
+    assert terms["all"][1][0] != terms["within_task"][1][0]

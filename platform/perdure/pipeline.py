@@ -336,7 +336,8 @@ def _task_data(task_index: int, strategy: Strategy, prepared: Prepared) -> TaskD
     tasks = prepared.stream.tasks[: task_index + 1] if strategy.reads_earlier_tasks else prepared.stream.tasks[task_index : task_index + 1]
     rows: NDArray[np.int64] = np.concatenate([task.train for task in tasks])
     captions = [prepared.dataset.items[int(row)].captions for row in rows] if prepared.with_text else None
-    return TaskData(prepared.pixels, rows, prepared.stream.labels[rows], captions)
+    came_with = np.concatenate([np.full(len(task.train), task.index, dtype=np.int64) for task in tasks]) if len(tasks) > 1 else None
+    return TaskData(prepared.pixels, rows, prepared.stream.labels[rows], captions, came_with)
 
 
 def _schedule(config: RunConfig, first: bool) -> Schedule:

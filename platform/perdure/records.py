@@ -52,6 +52,7 @@ class Batch:
     images: Tensor  # (B, 3, H, W) float32, normalised
     tokens: Tensor | None = None  # (B, L) int64 word ids of one caption each, 0 = padding
     synthetic: Tensor | None = None  # (B', 3, H, W) float32, pictures that a strategy made up, learned beside the others
+    tasks: Tensor | None = None  # (B,) int64 the task that each row came with; None where all came with one
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,7 @@ class Embedded:
     synthetic_labels: Tensor | None = None  # (B',) int64
     teacher_synthetic: Tensor | None = None  # (B', D) the frozen teacher's
     guide_image: Tensor | None = None  # (B, D) of an encoder that is trained beside the student, with gradient
+    tasks: Tensor | None = None  # (B,) int64 the task that each row came with; None where all came with one
     seed: int = 0  # of the strategy's own draws in this step: the same on every worker, and again when the step is
 
 

@@ -263,3 +263,18 @@ def test_a_run_with_separate_projections_is_the_run_that_it_was_before_there_was
     assert first_task_fingerprint(parse(before)) == first_task_fingerprint(now)
     other = resolved(parse({}, ["encoder.projection=shared"]))
     assert fingerprint(other) != fingerprint(now) and first_task_fingerprint(other) != first_task_fingerprint(now)
+
+
+def test_negatives_can_be_those_of_the_same_task_alone() -> None:
+    encoder, embedded = OnlyAClassifier(6), batch(text=True)
+    tasks = torch.arange(8) // 4
+    of_two = Embedded(embedded.labels, embedded.image, embedded.text, tasks=tasks)
+
+    def pairs(which: str, seen: Embedded) -> torch.Tensor:
+        return Ranking(pair_negatives=which).terms(encoder, seen, None)["pairs"]  # type: ignore[arg-type]
+
+    assert embedded.text is not None
+    expected = bidirectional_triplet(unit_rows(embedded.image), unit_rows(embedded.text), within=tasks)
+    torch.testing.assert_close(pairs("within_task", of_two), expected)
+    assert float(pairs("all", of_two)) != float(expected)
+    assert torch.equal(pairs("within_task", embedded), pairs("all", embedded)), "a batch of one task has no others to leave out"
