@@ -42,7 +42,7 @@ def _table(policies: Mapping[str, Any]) -> str:
         if "unknown_raw" in by_scope:
             raw = [_last_mean(by_scope, "unknown_raw", direction, k) if scope == "unknown" else None for scope, direction, k in columns]
             rows.append(("raw merge", True, raw))
-    best = [max((row[at] for _, _, row in rows if row[at] is not None), default=None) for at in range(len(columns))]
+    best = [max((value for _, _, row in rows if (value := row[at]) is not None), default=None) for at in range(len(columns))]
     over = [f"{escaped(scope)},<br>{escaped(direction)}" for _, scope in _SCOPES for _, direction in _DIRECTIONS]
     above = "".join(f'<th class="over" colspan="{len(_KS)}">{title}</th>' for title in over)
     head = "".join(f"<th class=n>@{k}</th>" for _, _, k in columns)
