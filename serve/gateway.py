@@ -22,7 +22,8 @@ from ray.serve.handle import DeploymentHandle
 from perdure.errors import BadQuery, NotLoaded
 from perdure.index import load_segment, merge_partitions, partition_of
 from perdure.records import EncoderRef, Hits, Release
-from perdure.retrieval.retriever import Retriever, finish, plan
+from perdure.retrieval.compensation import asked, load_drifts
+from perdure.retrieval.retriever import Query, Retriever, finish, plan
 from serve.api import make_app
 from serve.backend import FollowingBackend, FusedBackend, hits_out, known_item
 from serve.problems import Problem
@@ -71,7 +72,7 @@ class ShardedBackend(FollowingBackend):
             if use.segment not in self._segments:
                 files = self._registry.files(use.segment)
                 self._segments[use.segment] = load_segment(files, ref=use.segment, made_by=self._registry.made_by(use.segment), only=())
-        return Retriever(release, {}, [self._segments[use.segment] for use in release.segments])
+        return Retriever(release, {}, [self._segments[use.segment] for use in release.segments], load_drifts(self._registry, release))
 
     def _not_ready(self, release_id: str) -> str | None:
         """Ask every replica of the encoder and of the shards to hold a release, and say who does not."""
@@ -119,11 +120,13 @@ class ShardedBackend(FollowingBackend):
     async def _search(self, pinned: Retriever, query: SearchQuery) -> SearchResponse:
         started = time.perf_counter()
         vectors, encode_ms = await self._encode(pinned, query)
+        modality = Query(text=query.text, image=query.image, id=query.id).modality()
+        queries = asked(pinned.release, vectors, [modality], pinned.drifts)
         encoded = time.perf_counter()
         depth = query.k + (query.id is not None)
-        answers = await self._fan_out(pinned.release.id, vectors, depth, query)
+        answers = await self._fan_out(pinned.release.id, queries, depth, query)
         searched = time.perf_counter()
-        hits = await self._run(_merge, pinned, [parts for parts, _ in answers], vectors, query)
+        hits = await self._run(_merge, pinned, [parts for parts, _ in answers], queries, query)
         merged = time.perf_counter()
         search_ms = max((ms for _, ms in answers), default=0.0)
         timings = {
@@ -171,10 +174,10 @@ class ShardedBackend(FollowingBackend):
         return {**vectors, **fresh}, took_ms
 
     async def _fan_out(
-        self, release_id: str, vectors: dict[EncoderRef, NDArray[np.float32]], depth: int, query: SearchQuery
+        self, release_id: str, queries: Sequence[NDArray[np.float32]], depth: int, query: SearchQuery
     ) -> list[tuple[list[Hits], float]]:
         """Every shard's lists; without those that stay away where the caller allows it."""
-        calls = [self._ask(lambda shard=shard: shard.search.remote(release_id, vectors, depth, query.filter)) for shard in self._shards]
+        calls = [self._ask(lambda shard=shard: shard.search.remote(release_id, queries, depth, query.filter)) for shard in self._shards]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         failed = [answer for answer in answers if isinstance(answer, BaseException)]
         for error in failed:
@@ -207,9 +210,9 @@ async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def _merge(
-    pinned: Retriever, answers: Sequence[Sequence[Hits]], vectors: dict[EncoderRef, NDArray[np.float32]], query: SearchQuery
+    pinned: Retriever, answers: Sequence[Sequence[Hits]], queries: Sequence[NDArray[np.float32]], query: SearchQuery
 ) -> Sequence[Any]:
     """Lists by shard and segment become one."""
     depth = query.k + (query.id is not None)
     by_segment = [merge_partitions([parts[number] for parts in answers], depth) for number in range(len(pinned.segments))]
-    return finish(pinned.release, by_segment, dict(enumerate(pinned.segments)), vectors, query.k, leave_out=[query.id])[0]
+    return finish(pinned.release, by_segment, dict(enumerate(pinned.segments)), queries, query.k, leave_out=[query.id])[0]

@@ -1,14 +1,14 @@
 """The Shard deployments of the sharded topology: shard i of S holds every partition p with p mod S = i, of every segment in use."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perdure.index import Segment, load_segment
-from perdure.records import EncoderRef, Hits, Release, SegmentRef
+from perdure.records import Hits, Release, SegmentRef
 from perdure.registry import open_registry
 from perdure.retrieval.follow import Holder, Poller
 from serve.backend import limit_process
@@ -44,9 +44,11 @@ class ShardReplica:
         return self._holder.held(), {release_id: why for release_id, why in missing.items() if why is not None}
 
     def search(
-        self, release_id: str, queries: Mapping[EncoderRef, NDArray[np.float32]], k: int, filter: Mapping[str, Any]
+        self, release_id: str, queries: Sequence[NDArray[np.float32]], k: int, filter: Mapping[str, Any]
     ) -> tuple[list[Hits], float]:
         """The best k of each segment of a release among the partitions here, in the release's order, and the milliseconds it took.
+
+        `queries`: (Q, D) as they are put to each segment, in the release's order.
 
         Raises:
             NotLoaded: this replica does not hold the release.
@@ -57,9 +59,7 @@ class ShardReplica:
         parts: list[Hits] = []
         for number, (use, segment) in enumerate(zip(release.segments, segments, strict=True)):
             rows = segment.table.allowed(filter) if filter else None
-            parts.append(
-                segment.search(queries[use.queried_by], k, encoder=use.queried_by, allowed=use.queried_by, rows=rows, number=number)
-            )
+            parts.append(segment.search(queries[number], k, encoder=use.queried_by, allowed=use.queried_by, rows=rows, number=number))
         return parts, (time.perf_counter() - started) * 1e3
 
     def vector(self, release_id: str, number: int, row: int) -> NDArray[np.float32]:

@@ -226,7 +226,8 @@ def _report(run: str) -> dict[str, Any]:
 
 
 def _uses(release: Release) -> str:
-    return ", ".join(f"v{use.segment.version} (queried by v{use.queried_by.version})" for use in release.segments)
+    told = [f"queried by v{use.queried_by.version}{', compensated' if use.compensated else ''}" for use in release.segments]
+    return ", ".join(f"v{use.segment.version} ({words})" for use, words in zip(release.segments, told, strict=True))
 
 
 def _mib(files: Any) -> str:

@@ -108,10 +108,20 @@ class IndexConfig(_Section):
     )
     policy: Literal["reindex", "keep", "versioned"] = Field(default="reindex", description="DESIGN: what becomes of old vectors")
     merge: Literal["standardised", "raw"] = Field(default="standardised", description="how hits of several segments become one list")
+    compensate: bool = Field(default=False, description="policy keep: take the mean drift of queries off a query to old vectors")
     partitions: int = Field(default=2, ge=1, le=4096, description="partitions of a segment, by a hash of the item id")
     hnsw_links: int = Field(default=32, ge=4, le=256, description="M of HNSW")
     ef_construction: int = Field(default=200, ge=8)
     ef_search: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _something_to_compensate(self) -> "IndexConfig":
+        if self.compensate and self.policy != "keep":
+            raise ValueError(
+                f"compensate=true with policy={self.policy}: only under policy=keep does a newer encoder query old vectors; "
+                "choose policy=keep, or leave out compensate"
+            )
+        return self
 
 
 class WorkersConfig(_Section):

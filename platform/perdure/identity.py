@@ -10,14 +10,16 @@ from perdure.errors import ConfigError
 
 __all__ = ["claim", "fingerprint", "first_task_fingerprint", "refuse_other"]
 
-_NEWER = (
-    "backbone_lr",
-    "first_backbone_lr",
-    "task_order",
-    "whitening",
-    "metric",
-    "hash_bits",
-)  # new: where null, they are no part of a hash
+# Options that came later, and the value with which a run is the one that it was before: then they are no part of a hash.
+_NEWER = {
+    "backbone_lr": None,
+    "first_backbone_lr": None,
+    "task_order": None,
+    "whitening": None,
+    "metric": None,
+    "projection": "separate",
+    "hash_bits": None,
+}
 
 
 def fingerprint(config: RunConfig) -> str:
@@ -27,10 +29,9 @@ def fingerprint(config: RunConfig) -> str:
         plain.pop(free)
     for free in ("log_every", "tensorboard", "checkpoint_every", "start_from"):
         plain["train"].pop(free)
-    for section in (plain["train"], plain["stream"]["kind"], plain["encoder"], plain["strategy"].get("ranking") or {}):
-        for newer in _NEWER:
-            if section.get(newer) is None:
-                section.pop(newer, None)
+    for holder, key in ((plain, "train"), (plain["stream"], "kind"), (plain, "encoder"), (plain["strategy"], "ranking")):
+        if holder.get(key):
+            holder[key] = _as_before(holder[key])
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -51,9 +52,9 @@ def first_task_fingerprint(config: RunConfig, *, own_objective: bool = False) ->
         "dataset": plain["stream"]["dataset"],
         "on_bad_item": plain["stream"]["on_bad_item"],
         "kind": {key: value for key, value in kind.items() if key not in of_later_tasks},
-        "encoder": {key: value for key, value in plain["encoder"].items() if value is not None or key not in _NEWER},
+        "encoder": _as_before(plain["encoder"]),
         **({"strategy": plain["strategy"]} if own_objective else {}),
-        "ranking": ranking and {key: value for key, value in ranking.items() if value is not None or key not in _NEWER},
+        "ranking": ranking and _as_before(ranking),
         "epochs": train["epochs"] if train["first_epochs"] is None else train["first_epochs"],
         "lr": train["lr"] if train["first_lr"] is None else train["first_lr"],
         **({} if backbone_lr is None else {"backbone_lr": backbone_lr}),
@@ -64,6 +65,11 @@ def first_task_fingerprint(config: RunConfig, *, own_objective: bool = False) ->
         **{key: train[key] for key in ("crop", "flip", "freeze_batch_norm")},
     }
     return hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()
+
+
+def _as_before(section: dict[str, Any]) -> dict[str, Any]:
+    """A section without the later options that change nothing."""
+    return {key: value for key, value in section.items() if key not in _NEWER or value != _NEWER[key]}
 
 
 def claim(folder: Path, config: RunConfig) -> None:

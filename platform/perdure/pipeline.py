@@ -100,6 +100,9 @@ def check(config: RunConfig) -> list[str]:
             "choose reindex or versioned, or encoder.whitening=null"
         )
     options = config.encoder.options
+    text = options.get("text")
+    if config.stream.kind.name == "cross_modal" and (text.get("name") if isinstance(text, dict) else text) == "none":
+        problems.append("encoder.text=none: stream.kind=cross_modal learns pictures with captions; choose a text tower, or another kind")
     bits = options.get("hash_bits") or (options.get("whitening") or {}).get("dim") or options.get("embedding_dim")
     if config.index.kind == "binary" and isinstance(bits, int) and bits % 8:
         problems.append(f"index.kind=binary: bits are kept in bytes, so an embedding of {bits} does not fit; choose a multiple of 8")
@@ -347,11 +350,12 @@ def _task_data(task_index: int, strategy: Strategy, prepared: Prepared) -> TaskD
     tasks = prepared.stream.tasks[: task_index + 1] if strategy.reads_earlier_tasks else prepared.stream.tasks[task_index : task_index + 1]
     rows: NDArray[np.int64] = np.concatenate([task.train for task in tasks])
     captions = [prepared.dataset.items[int(row)].captions for row in rows] if prepared.with_text else None
+    came_with = np.concatenate([np.full(len(task.train), task.index, dtype=np.int64) for task in tasks]) if len(tasks) > 1 else None
     tags = None
     if strategy.reads_tags:  # annotations of earlier tasks are known from when they were learned; their pictures are not read
         so_far = np.concatenate([task.train for task in prepared.stream.tasks[: task_index + 1]])
         tags = tag_matrix(prepared.dataset.items, rows, known_tags(prepared.dataset.items, so_far.tolist()))
-    return TaskData(prepared.pixels, rows, prepared.stream.labels[rows], captions, tags)
+    return TaskData(prepared.pixels, rows, prepared.stream.labels[rows], captions, came_with, tags)
 
 
 def _schedule(config: RunConfig, first: bool) -> Schedule:

@@ -53,6 +53,7 @@ class Batch:
     tokens: Tensor | None = None  # (B, L) int64 word ids of one caption each, 0 = padding
     tags: Tensor | None = None  # (B, C) float32 of 0 and 1, every label that applies; for a strategy that `reads_tags`
     synthetic: Tensor | None = None  # (B', 3, H, W) float32, pictures that a strategy made up, learned beside the others
+    tasks: Tensor | None = None  # (B,) int64 the task that each row came with; None where all came with one
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,7 @@ class Embedded:
     teacher_synthetic: Tensor | None = None  # (B', D) the frozen teacher's
     tags: Tensor | None = None  # (B, C) as in `Batch`
     guide_image: Tensor | None = None  # (B, D) of an encoder that is trained beside the student, with gradient
+    tasks: Tensor | None = None  # (B,) int64 the task that each row came with; None where all came with one
     seed: int = 0  # of the strategy's own draws in this step: the same on every worker, and again when the step is
     step: int = 0  # of the task, from 0
 
@@ -127,6 +129,7 @@ class SegmentUse:
     segment: SegmentRef
     made_by: EncoderRef
     queried_by: EncoderRef
+    compensated: bool = False  # whether the drift of queries since `made_by` is taken off them; see `retrieval.compensation`
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,11 @@ class Release:
     def encoders(self) -> tuple[EncoderRef, ...]:
         """Every encoder version that a query may need, newest first, without repeats."""
         return tuple(dict.fromkeys([self.encoder, *(use.queried_by for use in self.segments)]))
+
+    @property
+    def compensated(self) -> bool:
+        """Whether queries to any of its segments are compensated for drift."""
+        return any(use.compensated for use in self.segments)
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,3 +79,18 @@ def test_damaged_files_are_refused_with_the_folder_in_the_message(tmp_path: Path
         description.write_text(json.dumps(plain), encoding="utf-8")
     with pytest.raises(Corrupt, match=tmp_path.name):
         load_encoder(tmp_path)
+
+
+def test_a_shared_projection_comes_back_and_an_encoder_of_before_there_was_one_is_read(tmp_path: Path) -> None:
+    encoder, images = trained(projection="shared"), torch.rand(3, 3, 16, 16)
+    save_encoder(encoder, tmp_path / "shared")
+    loaded = load_encoder(tmp_path / "shared")
+    assert loaded.shared is not None and torch.equal(loaded.embed_images(images), encoder.embed_images(images))
+    assert torch.equal(loaded.embed_texts(["a moon"]), encoder.embed_texts(["a moon"]))
+    older = trained()
+    save_encoder(older, tmp_path / "older")
+    description = tmp_path / "older" / "encoder.json"
+    described = json.loads(description.read_text())
+    assert described["options"].pop("projection") == "separate"
+    description.write_text(json.dumps(described))
+    assert torch.equal(load_encoder(tmp_path / "older").embed_images(images), older.embed_images(images))

@@ -15,7 +15,7 @@ from perdure.stream import STREAMS
 
 CATALOGS: dict[str, tuple[Catalog[Any], set[str]]] = {
     "datasets": (DATASETS, {"scenes", "parquet", "image_folder", "karpathy", "torchvision", "sequence"}),
-    "streams": (STREAMS, {"class_incremental", "by_group", "dataset_sequence"}),
+    "streams": (STREAMS, {"class_incremental", "by_group", "dataset_sequence", "cross_modal"}),
     "encoders": (ENCODERS, {"small_resnet", "torchvision"}),
     "text towers": (TEXT_TOWERS, {"bilstm", "bag_of_words"}),
     "poolings": (POOLINGS, {"avg", "mac", "spoc", "gem", "crow", "rmac"}),

@@ -96,3 +96,38 @@ def test_refuses_what_does_not_fit() -> None:
         bidirectional_triplet(image, text, margin=-1)
     with pytest.raises(ValueError, match="known: hard, all"):
         bidirectional_triplet(image, text, mining="semi_hard")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mining", ["hard", "all"])
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.integers(1, 10), tasks=st.integers(1, 4), items=st.integers(0, 4))
+def test_pairs_of_different_tasks_are_no_negatives_where_it_is_asked_written_as_loops(
+    mining: str, seed: int, size: int, tasks: int, items: int
+) -> None:
+    image, text = draw(seed, size, 3)
+    generator = torch.Generator().manual_seed(seed)
+    within = torch.randint(tasks, (size,), generator=generator)
+    same = torch.randint(items, (size,), generator=generator) if items else None
+    total = 0.0
+    for towards_captions in (True, False):
+        terms = []
+        for i in range(size):
+            others = [j for j in range(size) if within[j] == within[i] and (j != i if same is None else same[j] != same[i])]
+            scores = [float(image[i] @ text[j]) if towards_captions else float(image[j] @ text[i]) for j in others]
+            violations = [0.2 - float(image[i] @ text[i]) + score for score in scores]
+            terms += (
+                [max(0.0, *violations)] if mining == "hard" and others else [each for each in violations if each > 0 and mining == "all"]
+            )
+        total += sum(terms) / len(terms) if terms else 0.0
+    ours = bidirectional_triplet(image, text, mining=mining, same=same, within=within)
+    assert float(ours) == pytest.approx(total, abs=1e-9)
+    assert torch.equal(
+        bidirectional_triplet(image, text, mining=mining, same=same, within=torch.zeros(size, dtype=torch.int64)),
+        bidirectional_triplet(image, text, mining=mining, same=same),
+    )
+
+
+def test_numbers_that_are_not_one_for_each_pair_are_refused_by_name() -> None:
+    image, text = draw(0, 4, 3)
+    with pytest.raises(ValueError, match=r"and within \(3,\); it needs"):
+        bidirectional_triplet(image, text, within=torch.zeros(3))

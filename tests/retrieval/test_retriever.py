@@ -16,6 +16,7 @@ from perdure.index import build_segment
 from perdure.records import EncoderRef, Item, Release
 from perdure.registry import Registry, open_registry
 from perdure.retrieval import Query, Retriever, encode, finish, next_release, plan
+from perdure.retrieval.compensation import asked
 
 SIZE, PER_TASK = 16, 30
 ITEMS = [
@@ -275,11 +276,12 @@ def test_steps_taken_one_by_one_equal_the_whole_and_a_missing_segment_leaves_the
         for number in numbers
     ]
     segments = dict(enumerate(retriever.segments))
-    lists = finish(release, parts, segments, embedded, 5)
+    put = asked(release, embedded, ["image", "text", "image"], {})
+    lists = finish(release, parts, segments, put, 5)
     whole = retriever.search_many([Query(image=png(1)), Query(text="a picture"), Query(image=PIXELS[41])], 5)
     assert lists == [result.hits for result in whole]
-    partial = finish(release, parts[1:], segments, embedded, 5)
+    partial = finish(release, parts[1:], segments, put, 5)
     assert all({hit.task for hit in hits} == {1} for hits in partial)
-    for hits, fewer in zip(finish(release, parts, segments, embedded, 60), partial, strict=True):
+    for hits, fewer in zip(finish(release, parts, segments, put, 60), partial, strict=True):
         assert [hit for hit in hits if hit.task == 1] == fewer  # what is left keeps its scores
-    assert finish(release, [], segments, embedded, 5) == [[], [], []]
+    assert finish(release, [], segments, put, 5) == [[], [], []]

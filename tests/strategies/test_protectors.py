@@ -23,8 +23,8 @@ MEASURING = ["ewc", "mas", "nce_ewc"]
 WORDS = ["red", "blue", "green", "grey", "pink", "cyan"]
 
 
-def new_encoder(*, text: bool = False) -> Encoder:
-    return build_encoder("small_resnet", {"embedding_dim": 8, "width": 4, "image_size": 16}, with_text=text, seed=0)
+def new_encoder(*, text: bool = False, **options: Any) -> Encoder:
+    return build_encoder("small_resnet", {"embedding_dim": 8, "width": 4, "image_size": 16, **options}, with_text=text, seed=0)
 
 
 def toy_batch(encoder: Encoder, task: int, seed: int) -> Batch:
@@ -475,6 +475,25 @@ def test_a_later_task_with_nothing_to_protect_is_told(name: str, caplog: pytest.
         assert not caplog.records
         begin(build(name), encoder, 1)
     assert f"{name}: task 1 begins with nothing to protect" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["ewc", "mas"])
+@pytest.mark.parametrize("projection", ["separate", "shared"])
+def test_both_towers_matter_and_so_does_the_layer_that_they_share(name: str, projection: str, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = new_encoder(text=True, projection=projection)
+    with caplog.at_level(logging.INFO):
+        learn(strategy := build(name), encoder, 0)
+    importance = strategy.memory["importance"]
+    assert set(importance) == {key for key, _ in encoder.named_parameters()}
+    of_one_word = "weight_hh"  # of an LSTM: captions of one word use no recurrence
+    for part in ("image.trunk.", "image.projection.", "text.words", "text.lstm.", "text.projection.", "shared."):
+        members = [value for key, value in importance.items() if key.startswith(part) and of_one_word not in key]
+        assert bool(members) == (part != "shared." or projection == "shared")
+        assert all(float(value.sum()) > 0 for value in members if value.ndim > 1), part
+    told = caplog.text.partition(f"{name}: mean importance after task 0: ")[2].splitlines()[0]
+    by_tower = dict(part.rsplit(" ", 1) for part in told.split(", "))
+    assert list(by_tower) == ["image", "text", *(["shared"] if projection == "shared" else []), "classifier"]
+    assert all((float(value) > 0) == (tower != "classifier" or name == "ewc") for tower, value in by_tower.items())
 
 
 def test_the_log_says_how_much_each_tower_matters(caplog: pytest.LogCaptureFixture) -> None:

@@ -253,3 +253,28 @@ def test_every_strategy_learns_with_it_and_names_it_among_what_is_trained(name: 
 def test_without_a_metric_a_strategy_trains_nothing_for_it(name: str) -> None:
     strategy, _ = begun(name, None)
     assert "metric" not in strategy.trained()
+
+
+def test_a_run_with_separate_projections_is_the_run_that_it_was_before_there_was_a_choice() -> None:
+    now = resolved(RunConfig())
+    before = now.plain()
+    assert before["encoder"].pop("projection") == "separate"
+    assert fingerprint(parse(before)) == fingerprint(now)
+    assert first_task_fingerprint(parse(before)) == first_task_fingerprint(now)
+    other = resolved(parse({}, ["encoder.projection=shared"]))
+    assert fingerprint(other) != fingerprint(now) and first_task_fingerprint(other) != first_task_fingerprint(now)
+
+
+def test_negatives_can_be_those_of_the_same_task_alone() -> None:
+    encoder, embedded = OnlyAClassifier(6), batch(text=True)
+    tasks = torch.arange(8) // 4
+    of_two = Embedded(embedded.labels, embedded.image, embedded.text, tasks=tasks)
+
+    def pairs(which: str, seen: Embedded) -> torch.Tensor:
+        return Ranking(pair_negatives=which).terms(encoder, seen, None)["pairs"]  # type: ignore[arg-type]
+
+    assert embedded.text is not None
+    expected = bidirectional_triplet(unit_rows(embedded.image), unit_rows(embedded.text), within=tasks)
+    torch.testing.assert_close(pairs("within_task", of_two), expected)
+    assert float(pairs("all", of_two)) != float(expected)
+    assert torch.equal(pairs("within_task", embedded), pairs("all", embedded)), "a batch of one task has no others to leave out"

@@ -216,3 +216,27 @@ def test_random_seeds_differ_between_neighbouring_counters() -> None:
     seeds = {random_seed(seed, task, step) for seed in range(3) for task in range(5) for step in range(200)}
     assert len(seeds) == 3 * 5 * 200
     assert random_seed(1, 2, 3) == random_seed(1, 2, 3) != random_seed(3, 2, 1)
+
+
+def test_the_task_that_each_row_came_with_reaches_the_strategy_in_the_order_of_the_batch(
+    toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
+) -> None:
+    seen: list[Embedded] = []
+
+    class Noting(Strategy):
+        def loss_terms(self, encoder: Encoder, batch: Embedded) -> dict[str, torch.Tensor]:
+            seen.append(batch)
+            return super().loss_terms(encoder, batch)
+
+    first, second = toy_task(0), toy_task(1)
+    rows, labels = (np.concatenate([getattr(each, name) for each in (first, second)]) for name in ("rows", "labels"))
+    both = TaskData(first.pixels, rows, labels, tasks=labels // 4)
+    for data in (both, first):
+        strategy, encoder = Noting(), toy_encoder(classes=8)
+        strategy.begin_task(encoder, TaskContext(0, torch.arange(8)))
+        train_task(encoder, strategy, data, Schedule(epochs=1, batch_size=16, per_class=2, max_steps=2), precision=fp32)
+    assert len(seen) == 4
+    for batch in seen[:2]:
+        assert batch.tasks is not None and batch.tasks.dtype == torch.int64
+        assert torch.equal(batch.tasks, batch.labels // 4) and set(batch.tasks.tolist()) == {0, 1}
+    assert all(batch.tasks is None for batch in seen[2:])

@@ -34,6 +34,7 @@ class Encoder(nn.Module):
         text: word ids (B, L) -> (B, D); None where the data has no captions, and then there is no vocabulary either.
         classifier: (B, D) -> logits of the classes seen so far.
         hashing: (B, D) -> codes of either modality; None = the embeddings themselves are stored and compared.
+        shared: (B, D) -> (B, D), behind both towers; None where each tower's own last layer leads into the joint space.
         embedding_dim: D of the joint space, as it is trained: `joint_dim`.
         image_size: height and width that pictures are brought to before they come here.
         name: of the entry in `ENCODERS` that makes such an encoder.
@@ -48,6 +49,7 @@ class Encoder(nn.Module):
         classifier: GrowingClassifier,
         hashing: HashHeads | None = None,
         *,
+        shared: nn.Linear | None = None,
         embedding_dim: int,
         image_size: int,
         name: str,
@@ -57,6 +59,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.image = image
         self.text = text
+        self.shared = shared
         self.classifier = classifier
         self.hashing = hashing
         self.whitening: Whitening | None = None
@@ -78,7 +81,7 @@ class Encoder(nn.Module):
         Returns:
             (B, D) float32 of the images, and (B, D) float32 of the captions; None without captions or without a text tower.
         """
-        return self.image(images), self.text(tokens) if self.text is not None and tokens is not None else None
+        return self._joint(self.image(images)), self._joint(self.text(tokens)) if self.text is not None and tokens is not None else None
 
     @property
     def embedding_dim(self) -> int:
@@ -90,7 +93,7 @@ class Encoder(nn.Module):
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] -> (B, embedding_dim) float32 rows of unit length, in evaluation mode and without gradient."""
         with _Evaluating(self), torch.no_grad():
-            return self._finished(self.image(images.to(self.device)), "image")
+            return self._finished(self._joint(self.image(images.to(self.device))), "image")
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts -> (B, embedding_dim) float32 rows of unit length, in evaluation mode and without gradient.
@@ -102,7 +105,14 @@ class Encoder(nn.Module):
             raise BadQuery("this encoder has no text tower: it was learned from pictures without captions. Search by image or by item id.")
         tokens = self.vocabulary.encode(texts).to(self.device)
         with _Evaluating(self), torch.no_grad():
-            return self._finished(self.text(tokens), "text")
+            return self._finished(self._joint(self.text(tokens)), "text")
+
+    def _joint(self, features: Tensor) -> Tensor:
+        """(B, D) of a tower -> (B, D) of the joint space, in float32 also under autocast, as the towers' own last layers are."""
+        if self.shared is None:
+            return features
+        with torch.autocast(features.device.type, enabled=False):
+            return self.shared(features.float())
 
     def _finished(self, embeddings: Tensor, modality: Literal["image", "text"]) -> Tensor:
         """(B, D) before normalisation -> (B, embedding_dim) unit rows."""
@@ -161,7 +171,7 @@ class Encoder(nn.Module):
         self.train(self.training)
 
     def set_towers_frozen(self, frozen: bool) -> None:
-        """Keep towers and hash heads as they are, also while training: no gradient, no statistics that move; or stop keeping them."""
+        """Keep the encoder but for its classifier as it is, also while training: no gradient, no statistics that move; or stop."""
         self._towers_frozen = frozen
         for tower in self._towers():
             tower.requires_grad_(not frozen)
@@ -180,7 +190,7 @@ class Encoder(nn.Module):
         return self
 
     def _towers(self) -> list[nn.Module]:
-        return [tower for tower in (self.image, self.text, self.hashing) if tower is not None]
+        return [tower for tower in (self.image, self.text, self.shared, self.hashing) if tower is not None]
 
 
 class _Evaluating:

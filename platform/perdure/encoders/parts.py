@@ -87,6 +87,7 @@ def small_resnet(
     blocks: int = 1,
     classifier: Literal["cosine", "linear"] = "cosine",
     text: TextPart = _AUTO,
+    projection: Literal["separate", "shared"] = "separate",
     whitening: WhiteningOptions | None = None,
     hash_bits: Bits | None = None,
 ) -> Encoder:
@@ -102,6 +103,7 @@ def small_resnet(
         blocks: residual blocks of each of the three stages.
         classifier: cosine or linear logits.
         text: the text tower.
+        projection: what leads into the joint space; see `_dual`.
         whitening: how PCA with whitening is to be fitted after each task; null = not at all.
         hash_bits: K of codes that are stored in place of embeddings; a strategy that hashes learns them. null = none.
     """
@@ -115,6 +117,7 @@ def small_resnet(
         "blocks": blocks,
         "classifier": classifier,
         "text": text.model_dump(),
+        "projection": projection,
         "whitening": whitening and whitening.model_dump(),
         "hash_bits": hash_bits,
     }
@@ -132,6 +135,7 @@ def torchvision(
     pooling: PoolingPart = _AVG,
     classifier: Literal["cosine", "linear"] = "cosine",
     text: TextPart = _AUTO,
+    projection: Literal["separate", "shared"] = "separate",
     whitening: WhiteningOptions | None = None,
     hash_bits: Bits | None = None,
 ) -> Encoder:
@@ -147,6 +151,7 @@ def torchvision(
         pooling: of the last map.
         classifier: cosine or linear logits.
         text: the text tower.
+        projection: what leads into the joint space; see `_dual`.
         whitening: how PCA with whitening is to be fitted after each task; null = not at all.
         hash_bits: K of codes that are stored in place of embeddings; a strategy that hashes learns them. null = none.
     """
@@ -160,6 +165,7 @@ def torchvision(
         "pooling": pooling.model_dump(),
         "classifier": classifier,
         "text": text.model_dump(),
+        "projection": projection,
         "whitening": whitening and whitening.model_dump(),
         "hash_bits": hash_bits,
     }
@@ -176,7 +182,13 @@ def _dual(
     text: TextPart,
     classifier: Literal["cosine", "linear"],
 ) -> Encoder:
-    """Join an image tower with the text tower that was asked for and an empty classifier."""
+    """Join an image tower with the text tower that was asked for and an empty classifier.
+
+    "projection" among the options: "separate", the last layer of each tower leads into the joint space; "shared", it leads to a common
+    width, D, from where one linear layer leads there from both, so that what moves it moves both modalities alike. Sharing layers is among
+    the means against unequal drift that Wang, Herranz and van de Weijer (CVPR workshops 2021) are said to study; which layers, and of what
+    form, could not be verified, so this form is ours.
+    """
     dim = int(options["embedding_dim"])
     kept = (options["whitening"] or {}).get("dim")
     if kept is not None and kept > dim:
@@ -195,9 +207,10 @@ def _dual(
         tower = TEXT_TOWERS.build("bilstm" if text.name == "auto" else text.name, text.options, dim, seed + 1)
     image.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stubs lack this form)
     head = GrowingClassifier(dim, kind=classifier, seed=seed)
+    shared = nn.Linear(dim, dim) if options["projection"] == "shared" else None  # last, so that the towers' draws stay what they were
     hashing = None if bits is None else HashHeads(dim, bits)
     size = int(options["image_size"])
-    return Encoder(image, tower, head, hashing, embedding_dim=dim, image_size=size, name=name, options=options, seed=seed)
+    return Encoder(image, tower, head, hashing, shared=shared, embedding_dim=dim, image_size=size, name=name, options=options, seed=seed)
 
 
 ENCODERS: Catalog[Encoder] = Catalog("encoder", {"small_resnet": small_resnet, "torchvision": torchvision})

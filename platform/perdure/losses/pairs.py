@@ -24,6 +24,7 @@ def bidirectional_triplet(
     margin: float = 0.2,
     mining: PairMining = "all",
     same: Tensor | None = None,
+    within: Tensor | None = None,
 ) -> Tensor:
     """Keep each picture nearer to its own caption than to other captions, and each caption to its own picture (4.12).
 
@@ -38,16 +39,18 @@ def bidirectional_triplet(
         mining: see above.
         same: (B,) int64, such as the row of the dataset; two pairs with equal numbers are never each other's negatives. Without it
             every other pair is a negative.
+        within: (B,) int64, such as the task that a pair came with; only pairs with equal numbers are each other's negatives.
     Returns:
         () sum of both means; 0, still differentiable, when no pair has a negative.
     Raises:
         ValueError: shapes differ, a negative margin, an unknown mining.
     Deviations: means where the paper sums, so the scale does not follow B.
     """
-    if image.ndim != 2 or image.shape != text.shape or (same is not None and same.shape != image.shape[:1]):
+    numbers = {name: each for name, each in (("same", same), ("within", within)) if each is not None}
+    if image.ndim != 2 or image.shape != text.shape or any(each.shape != image.shape[:1] for each in numbers.values()):
         raise ValueError(
             f"bidirectional_triplet: got images {tuple(image.shape)}, texts {tuple(text.shape)}"
-            + (f" and same {tuple(same.shape)}" if same is not None else "")
+            + "".join(f" and {name} {tuple(each.shape)}" for name, each in numbers.items())
             + "; it needs (B, D) twice, and (B,)."
         )
     if margin < 0:
@@ -57,6 +60,8 @@ def bidirectional_triplet(
     similarity_BB = inner_products(image, text)
     same = torch.arange(len(image), device=image.device) if same is None else same
     negative_BB = same[:, None] != same
+    if within is not None:
+        negative_BB &= within[:, None] == within
     if not bool(negative_BB.any()):
         return (full_precision(image).sum() + full_precision(text).sum()) * 0.0
     own_B = similarity_BB.diagonal()

@@ -60,7 +60,8 @@ def sensitivity(encoder: nn.Module, groups: Iterable[Batch]) -> dict[str, Tensor
 
         F_k = (1/N) sum_i |d ||z_i||^2 / d theta_k|        z_i before normalisation
 
-    Where items have captions, ||x_i||^2 + ||y_i||^2 of picture and caption: the towers share no parameter, so each gets its own.
+    Where items have captions, ||x_i||^2 + ||y_i||^2 of picture and caption: a parameter of one tower gets its own, one that both share
+    (encoder.projection=shared) that of the sum.
 
     Args:
         encoder, groups: as for `fisher`; how the items are grouped does not matter.

@@ -119,7 +119,8 @@ class Asking:
         picked = np.array(rows, dtype=np.int64)
         parts = {ref: self.embeddings(ref).of(picked) for ref in retriever.release.encoders()}
         vectors = {ref: part.image if kind == "image" else _first_captions(part) for ref, part in parts.items()}
-        queries = [Query(vectors={ref: matrix[at] for ref, matrix in vectors.items()}) for at in range(len(rows))]
+        modality = "image" if kind == "image" else "text"
+        queries = [Query(vectors={ref: matrix[at] for ref, matrix in vectors.items()}, made_of=modality) for at in range(len(rows))]
         out = np.zeros((len(rows), _HITS), dtype=np.bool_)
         for at, (row, found) in enumerate(zip(rows, retriever.search_many(queries, _HITS + 1), strict=True)):
             for place, hit in enumerate(self._others(kind, row, found.hits)):

@@ -94,9 +94,7 @@ def release_to_plain(release: Release) -> dict[str, Any]:
         "policy": release.policy,
         "merge": release.merge,
         "encoder": str(release.encoder),
-        "segments": [
-            {"segment": str(use.segment), "made_by": str(use.made_by), "queried_by": str(use.queried_by)} for use in release.segments
-        ],
+        "segments": [_use_to_plain(use) for use in release.segments],
         "metrics": release.metrics,
         "parent": release.parent,
         "created": release.created,
@@ -106,7 +104,12 @@ def release_to_plain(release: Release) -> dict[str, Any]:
 def release_from_plain(plain: dict[str, Any]) -> Release:
     """The inverse of `release_to_plain`."""
     segments = tuple(
-        SegmentUse(SegmentRef.parse(use["segment"]), EncoderRef.parse(use["made_by"]), EncoderRef.parse(use["queried_by"]))
+        SegmentUse(
+            SegmentRef.parse(use["segment"]),
+            EncoderRef.parse(use["made_by"]),
+            EncoderRef.parse(use["queried_by"]),
+            use.get("compensated", False),
+        )
         for use in plain["segments"]
     )
     return Release(
@@ -121,6 +124,12 @@ def release_from_plain(plain: dict[str, Any]) -> Release:
         parent=plain["parent"],
         created=plain["created"],
     )
+
+
+def _use_to_plain(use: SegmentUse) -> dict[str, Any]:
+    """A use that is not compensated is written as before there was such a thing."""
+    plain: dict[str, Any] = {"segment": str(use.segment), "made_by": str(use.made_by), "queried_by": str(use.queried_by)}
+    return plain | {"compensated": True} if use.compensated else plain
 
 
 def _canonical(value: Any) -> bytes:

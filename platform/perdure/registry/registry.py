@@ -130,20 +130,19 @@ class Registry:
             Corrupt: a file is missing or its bytes are not those that were published; it is named.
         """
         manifest = self.manifest(ref)
-        paths: dict[str, Path] = {}
-        for name, entry in manifest.files.items():
-            try:
-                path = self.store.fetch(f"{manifest.folder}/{name}")
-            except NotFound:
-                raise Corrupt(f"{ref}: its file '{name}' is gone from the registry; publish the version again under a new number") from None
-            found = sha256_of(path)
-            if found != entry.sha256:
-                raise Corrupt(
-                    f"{ref}: file '{name}' is damaged: sha256 {found[:12]}... found, {entry.sha256[:12]}... published ({path}); "
-                    "restore it from a copy, or roll back to a release that does not use it"
-                )
-            paths[name] = path
-        return paths
+        return {name: self._fetch(ref, manifest, name) for name in manifest.files}
+
+    def file(self, ref: EncoderRef | SegmentRef, name: str) -> Path:
+        """The local path of one file of a version, checked as by `files`; the others are not fetched.
+
+        Raises:
+            NotFound: there is no such version, or it has no such file.
+            Corrupt: as for `files`.
+        """
+        manifest = self.manifest(ref)
+        if name not in manifest.files:
+            raise NotFound(f"{ref} has no file '{name}'; it has {', '.join(sorted(manifest.files))}")
+        return self._fetch(ref, manifest, name)
 
     def folder(self, ref: EncoderRef | SegmentRef) -> Path:
         """The local folder that holds a version's files under their names, checked as by `files`."""
@@ -307,6 +306,20 @@ class Registry:
         except Exists:
             if sha256_of(self.store.fetch(key)) != entry.sha256:
                 raise Corrupt(f"'{key}' is damaged: its sha256 is not the one in its name; remove that file and publish again") from None
+
+    def _fetch(self, ref: EncoderRef | SegmentRef, manifest: Manifest, name: str) -> Path:
+        """The local path of one file, once its bytes are known to be those that were published."""
+        try:
+            path = self.store.fetch(f"{manifest.folder}/{name}")
+        except NotFound:
+            raise Corrupt(f"{ref}: its file '{name}' is gone from the registry; publish the version again under a new number") from None
+        found, published = sha256_of(path), manifest.files[name].sha256
+        if found != published:
+            raise Corrupt(
+                f"{ref}: file '{name}' is damaged: sha256 {found[:12]}... found, {published[:12]}... published ({path}); "
+                "restore it from a copy, or roll back to a release that does not use it"
+            )
+        return path
 
     def _manifest(self, kind: str, run: str, version: int) -> Manifest:
         key = _manifest_key(kind, run, version)

@@ -21,6 +21,7 @@ from perdure.report.reading import Report, matrix_of, shorten, strategy_of, task
 
 __all__ = [
     "averages_chart",
+    "drift_chart",
     "intervals_chart",
     "inversion_chart",
     "methods_chart",
@@ -178,6 +179,28 @@ def term_chart(entries: Sequence[Mapping[str, Any]], term: str) -> str:
         axes.set_xlabel("epoch", color=_SOFT)
 
     return _svg(paint, _SMALL)
+
+
+def drift_chart(lines: Sequence[tuple[str, Sequence[float | None]]]) -> str:
+    """A figure of each modality (name, its value after each task) from the second task on, with 0 in view; None is left out."""
+    ends: list[tuple[float, str, str]] = []
+    count = max((len(values) for _, values in lines), default=0)
+
+    def paint(axes: Axes) -> None:
+        low = top = 0.0
+        for number, (name, values) in enumerate(lines):
+            points = [(t, value) for t, value in enumerate(values, start=1) if value is not None]
+            colour = _STAND_INS[page_colour(number)]
+            axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=2.0, marker="o", markersize=4)
+            low, top = min([low, *(value for _, value in points)]), max([top, *(value for _, value in points)])
+            ends.extend((value, f"{name}  {value:.2f}", colour) for _, value in points[-1:])
+        axes.set_xlim(1.7, max(count, 2) + 0.3)
+        axes.set_ylim(1.08 * low, 1.08 * top or 1.0)
+        axes.set_xticks(range(2, count + 1), [f"task {t}" if count <= 5 else str(t) for t in range(2, count + 1)])
+        axes.locator_params(axis="y", nbins=5)
+        _name_ends(axes, ends)
+
+    return _svg(paint, _WIDE)
 
 
 def precision_recall_chart(curves: Sequence[tuple[int, str, Sequence[float | None], Sequence[float | None]]]) -> str:

@@ -10,6 +10,7 @@ from perdure.report.answers import answers
 from perdure.report.classes import classes
 from perdure.report.classification import classification
 from perdure.report.codes import codes
+from perdure.report.cross_modal import cross_modal
 from perdure.report.datasets import datasets
 from perdure.report.inversions import inversions
 from perdure.report.markup import LOGO, escaped, percent, signed, write_page
@@ -60,6 +61,7 @@ def write_html(report: Report, pictures: ReportPictures, path: Path) -> None:
         ("datasets", "Seen and unseen classes", datasets(runs)),
         ("classifies", "How it classifies", classification(runs)),
         ("codes", "What its bits find", codes(report)),
+        ("modalities", "Across modalities", cross_modal(report)),
         ("finds", "What it finds", answers(report, pictures)),
         ("classes", "Easy and hard classes", classes(report)),
         ("neighbours", "Neighbourhoods", neighbourhoods(pictures)),

@@ -192,7 +192,8 @@ def _released(report: Report) -> str:
         after = task_name(report, known["task"]) if isinstance(known.get("task"), int) else ""
         values = [_measured(known.get(key)) for key in keys]
         means = [percent(float(np.mean(value)) if value else None) for value in values]
-        words = (escaped(text) for text in (after, known.get("policy", ""), known.get("merge", "")))
+        policy = f"{known.get('policy', '')}{', compensated' if known.get('compensated') else ''}"
+        words = (escaped(text) for text in (after, policy, known.get("merge", "")))
         rows.append([f"<code>{escaped(name)}</code>", *words, *means])
     note = "<p>Search over everything a release has indexed: mean over the tasks learned by then, in percent.</p>" if keys else ""
     return note + table(

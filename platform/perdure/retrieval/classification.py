@@ -163,6 +163,6 @@ def _joint(encoder: Encoder, pixels: Pixels, rows: NDArray[np.int64]) -> torch.T
     with torch.no_grad():
         for start in range(0, len(rows), _BATCH):
             images = to_float(torch.from_numpy(pixels.take(rows[start : start + _BATCH])))
-            parts.append(encoder.image(images.to(encoder.device)).float().cpu())
+            parts.append(encoder(images.to(encoder.device))[0].float().cpu())
     encoder.train(was_training)
     return torch.cat(parts)

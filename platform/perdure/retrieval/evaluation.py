@@ -17,6 +17,7 @@ from perdure.index.merge import merge_segments
 from perdure.index.segment import Segment
 from perdure.metrics.retrieval import pair_metrics, retrieval_metrics
 from perdure.records import EncoderRef, Hits, Item, Release, Task
+from perdure.retrieval.compensation import Modality, QueryDrift, asked
 
 __all__ = ["TASK_DEFINITIONS", "SplitEmbeddings", "embed_images", "embed_split", "search_metrics", "task_metrics"]
 
@@ -103,19 +104,21 @@ def search_metrics(
     task: Task,
     items: Sequence[Item],
     k: int = 10,
+    drifts: Mapping[int, QueryDrift] | None = None,
 ) -> dict[str, float | None]:
     """One task's test items as queries to everything a release has indexed, under its policy and merge (the unknown-task setting).
 
     Args:
         segments: of the release, in its order.
         vectors: what every encoder of the release makes of the test rows.
+        drifts: of the compensated segments, by number; see `retrieval.compensation`.
     Returns:
         `search_recall@1` and so on (a hit has the query's label), and `search_t2i_recall@1` ... (the hit is the captioned picture).
     """
     ids = np.array([items[int(row)].id for row in task.query])
     labels = np.array([items[int(row)].label for row in task.query])
     parts = {use.queried_by: vectors[use.queried_by].of(task.query) for use in release.segments}
-    found = _search(release, segments, {ref: part.image for ref, part in parts.items()}, k + 1)
+    found = _search(release, segments, {ref: part.image for ref, part in parts.items()}, "image", drifts or {}, k + 1)
     hit_ids, hit_labels = _names(found, segments)
     others = hit_ids != ids[:, None]
     in_gallery = {label for segment in segments for label in segment.table.labels}
@@ -126,20 +129,29 @@ def search_metrics(
         out[f"search_recall@{top}"] = float(np.mean(np.array(right)[answerable])) if answerable.any() else None
     first = next(iter(parts.values()))
     if first.text is not None and all(part.text is not None for part in parts.values()):
-        found = _search(release, segments, {ref: part.text for ref, part in parts.items() if part.text is not None}, k)
+        texts = {ref: part.text for ref, part in parts.items() if part.text is not None}
+        found = _search(release, segments, texts, "text", drifts or {}, k)
         right_NK = _names(found, segments)[0] == ids[first.text_of][:, None]
         out |= {f"search_t2i_recall@{top}": float(right_NK[:, :top].any(axis=1).mean()) for top in (1, 5, 10)}
     return out
 
 
-def _search(release: Release, segments: Sequence[Segment], queries: Mapping[EncoderRef, NDArray[np.float32]], k: int) -> Hits:
+def _search(
+    release: Release,
+    segments: Sequence[Segment],
+    embedded: Mapping[EncoderRef, NDArray[np.float32]],
+    modality: Modality,
+    drifts: Mapping[int, QueryDrift],
+    k: int,
+) -> Hits:
     uses = release.segments
+    modalities: list[Modality] = [modality] * len(embedded[uses[0].queried_by])
+    queries = asked(release, embedded, modalities, drifts)
     hits = [
-        segment.search(queries[use.queried_by], k, encoder=use.queried_by, allowed=use.queried_by, number=number)
+        segment.search(queries[number], k, encoder=use.queried_by, allowed=use.queried_by, number=number)
         for number, (use, segment) in enumerate(zip(uses, segments, strict=True))
     ]
-    asked = [queries[use.queried_by] for use in uses]
-    return merge_segments(hits, k, how=release.merge, statistics=[segment.statistics for segment in segments], queries=asked)
+    return merge_segments(hits, k, how=release.merge, statistics=[segment.statistics for segment in segments], queries=queries)
 
 
 def _names(hits: Hits, segments: Sequence[Segment]) -> tuple[NDArray[np.str_], NDArray[np.str_]]:

@@ -44,6 +44,7 @@ def next_release(
     run: str,
     task: int,
     merge: str = "standardised",
+    compensate: bool = False,
     metrics: dict[str, Any] | None = None,
 ) -> Release:
     """The release that follows a task: which segments it has, and which encoder queries each.
@@ -57,13 +58,17 @@ def next_release(
         run: name of the run.
         task: the task that was learned.
         merge: "standardised" or "raw".
+        compensate: whether the drift of queries is taken off them where they meet old vectors; of "keep" only.
         metrics: what was measured; an entry "gates" is looked at by promotion.
     """
     _check(policy)
     if merge not in ("standardised", "raw"):
         raise ConfigError("index.merge", [f"no way to merge named '{merge}'; known: raw, standardised"])
+    if compensate and policy != "keep":
+        raise ConfigError("index.compensate", [f"policy {policy} has no query that an old vector's encoder did not make; choose keep"])
     old = previous.segments if previous is not None and policy != "reindex" else ()
-    kept = tuple(SegmentUse(use.segment, use.made_by, encoder if policy == "keep" else use.made_by) for use in old)
+    keep = policy == "keep"
+    kept = tuple(SegmentUse(use.segment, use.made_by, encoder if keep else use.made_by, compensated=compensate) for use in old)
     return Release(
         id=id,
         run=run,

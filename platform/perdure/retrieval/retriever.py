@@ -1,7 +1,8 @@
 """The request path, without Ray: encode the query, search the segments of one release, merge.
 
-`Retriever` holds a whole release in one process. Its four steps are functions of their own, because a server may run them in
-different processes: `plan` (which encoder for which segments), `encode`, `Segment.search`, `finish`.
+`Retriever` holds a whole release in one process. Its five steps are functions of their own, because a server may run them in
+different processes: `plan` (which encoder for which segments), `encode`, `compensation.asked` (what is put to each segment),
+`Segment.search`, `finish`.
 
 Q queries, K top-k, D embedding, S segments of the release.
 """
@@ -24,6 +25,7 @@ from perdure.errors import BadQuery, DataError, Incompatible
 from perdure.index import Entry, Segment, load_segment, merge_segments
 from perdure.records import EncoderRef, Hits, Release, SegmentRef
 from perdure.registry import Registry
+from perdure.retrieval.compensation import Modality, QueryDrift, asked, load_drifts
 
 __all__ = ["Hit", "Query", "Retriever", "SearchResult", "encode", "finish", "plan"]
 
@@ -39,6 +41,7 @@ class Query:
     image: bytes | NDArray[np.uint8] | None = None  # an encoded file, or (H, W, 3)
     id: str | None = None  # of an item in the gallery, which is then left out of the hits
     vectors: Mapping[EncoderRef, NDArray[np.float32]] | None = None  # (D,) unit, by the encoder that made it
+    made_of: Modality | None = None  # the `vectors`; a release that compensates for drift has to know
 
     def kind(self) -> str:
         """Which of the four it is, by name.
@@ -55,6 +58,10 @@ class Query:
         if kind == "text" and not value.strip():
             raise BadQuery("the text to search by is empty")
         return kind
+
+    def modality(self) -> Modality | None:
+        """What its embedding is made of; None for vectors of which nobody said it."""
+        return self.made_of if self.vectors is not None else "image" if self.text is None else "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ def finish(
     release: Release,
     parts: Sequence[Hits],
     segments: Mapping[int, Segment],
-    queries: Mapping[EncoderRef, NDArray[np.float32]],
+    queries: Sequence[NDArray[np.float32]],
     k: int,
     *,
     leave_out: Sequence[str | None] = (),
@@ -123,12 +130,12 @@ def finish(
         release: says which encoder queries which segment, and how lists are merged.
         parts: hits of segments; `segments` in each is the segment's number in the release. Segments may be missing.
         segments: table and statistics of each segment in `parts`, by number; partitions are not needed.
-        queries: (Q, D) of each encoder.
+        queries: (Q, D) as they were put to each segment of the release, in its order; see `compensation.asked`.
         k: length of a list; parts must hold k + 1 where an item is left out.
         leave_out: Q item ids that may not be found, None for none; empty for none at all.
     """
     if not parts:
-        return [[] for _ in range(len(next(iter(queries.values()))))]
+        return [[] for _ in range(len(queries[0]))]
     numbers = [int(part.segments[0, 0]) if part.segments.size else None for part in parts]
     filled = [(part, number) for part, number in zip(parts, numbers, strict=True) if number is not None]
     if not filled:
@@ -140,7 +147,7 @@ def finish(
         sum(part.rows.shape[1] for part, _ in filled),
         how=how,
         statistics=[segments[number].statistics for _, number in filled],
-        queries=[queries[release.segments[number].queried_by] for _, number in filled],
+        queries=[queries[number] for _, number in filled],
     )
     avoid = leave_out or [None] * len(merged.rows)
     return [_hits(merged, q, k, segments, avoid[q]) for q in range(len(merged.rows))]
@@ -149,8 +156,14 @@ def finish(
 class Retriever:
     """One release, wholly loaded."""
 
-    def __init__(self, release: Release, encoders: Mapping[EncoderRef, Encoder], segments: Sequence[Segment]) -> None:
-        """Take the encoders that the release needs, and its segments in its order.
+    def __init__(
+        self,
+        release: Release,
+        encoders: Mapping[EncoderRef, Encoder],
+        segments: Sequence[Segment],
+        drifts: Mapping[int, QueryDrift] | None = None,
+    ) -> None:
+        """Take the encoders that the release needs, its segments in its order, and what `load_drifts` gave for it.
 
         Raises:
             Incompatible: a segment is not the one, or not by the encoder, that the release says.
@@ -163,6 +176,7 @@ class Retriever:
         self.release = release
         self.encoders = dict(encoders)
         self.segments = tuple(segments)
+        self.drifts = dict(drifts or {})
 
     @classmethod
     def load(
@@ -178,6 +192,7 @@ class Retriever:
         Raises:
             NotFound: the release or a part of it does not exist.
             Corrupt: a file's bytes are not those that were published.
+            Incompatible: it compensates for a drift that was not measured.
         """
         release = registry.release(release) if isinstance(release, str) else release
         encoders = {} if encoders_cache is None else encoders_cache
@@ -188,7 +203,8 @@ class Retriever:
         for use in release.segments:
             if use.segment not in segments:
                 segments[use.segment] = load_segment(registry.files(use.segment), ref=use.segment, made_by=registry.made_by(use.segment))
-        return cls(release, {ref: encoders[ref] for ref in release.encoders()}, [segments[use.segment] for use in release.segments])
+        parts = [segments[use.segment] for use in release.segments]
+        return cls(release, {ref: encoders[ref] for ref in release.encoders()}, parts, load_drifts(registry, release))
 
     def search(self, query: Query, k: int = 10, filter: Mapping[str, Any] | None = None) -> SearchResult:
         """The best k items for a query.
@@ -199,7 +215,8 @@ class Retriever:
             filter: equalities over id, label, group, task, tags; a list means any of its values.
 
         Raises:
-            BadQuery: nothing to search by, an unknown id, not a picture, k < 1, a filter over another column.
+            BadQuery: nothing to search by, an unknown id, not a picture, k < 1, a filter over another column; vectors without `made_of`
+                where the release compensates for drift.
         """
         return self.search_many([query], k, filter)[0]
 
@@ -210,19 +227,17 @@ class Retriever:
         if not queries:
             return []
         started = time.perf_counter()
-        wanted = plan(self.release)
-        embedded = {encoder: self.embed(queries, encoder) for encoder in wanted}
+        embedded = {encoder: self.embed(queries, encoder) for encoder in plan(self.release)}
+        put = asked(self.release, embedded, [query.modality() for query in queries], self.drifts)
         encoded = time.perf_counter()
         leave_out = [query.id for query in queries]
         depth = k + any(leave_out)
         parts: list[Hits] = []
-        for encoder, numbers in wanted.items():
-            for number in numbers:
-                segment, use = self.segments[number], self.release.segments[number]
-                rows = segment.table.allowed(filter) if filter else None
-                parts.append(segment.search(embedded[encoder], depth, encoder=encoder, allowed=use.queried_by, rows=rows, number=number))
+        for number, (use, segment) in enumerate(zip(self.release.segments, self.segments, strict=True)):
+            rows = segment.table.allowed(filter) if filter else None
+            parts.append(segment.search(put[number], depth, encoder=use.queried_by, allowed=use.queried_by, rows=rows, number=number))
         searched = time.perf_counter()
-        lists = finish(self.release, parts, dict(enumerate(self.segments)), embedded, k, leave_out=leave_out)
+        lists = finish(self.release, parts, dict(enumerate(self.segments)), put, k, leave_out=leave_out)
         merged = time.perf_counter()
         timings = {
             "encode": round(1e3 * (encoded - started), 3),

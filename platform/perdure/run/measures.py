@@ -20,6 +20,8 @@ from perdure.records import EncoderRef, Release, Task
 from perdure.registry.registry import Registry
 from perdure.retrieval.classification import ClassMeans, class_means, classification_metrics
 from perdure.retrieval.codes import code_metrics
+from perdure.retrieval.compensation import QUERY_DRIFT, QueryDrift, load_drifts, mean_drift
+from perdure.retrieval.cross_modal import cross_modal_drift, cross_modal_recalls
 from perdure.retrieval.evaluation import SplitEmbeddings, embed_split, search_metrics, task_metrics
 from perdure.run.report import COUNTS, Row, main_metric
 from perdure.strategies import STRATEGIES, Strategy
@@ -27,6 +29,7 @@ from perdure.strategies import STRATEGIES, Strategy
 __all__ = ["CLASS_MEANS", "StreamMeasures"]
 
 CLASS_MEANS = "class_means.safetensors"  # beside the weights of an encoder version
+_DRIFT_ROWS = 2_000  # that a query drift is a mean over, at most
 
 
 @dataclass(eq=False)
@@ -118,12 +121,51 @@ class StreamMeasures:
         before = self.registry.manifest(EncoderRef(self.config.name, task)).meta["metrics"]["row"][metric]
         return measure_drift(before, row[metric], task)
 
+    def query_drift(self, task: Task, encoder: Encoder, rows: NDArray[np.int64]) -> QueryDrift | None:
+        """How far this task moved queries, pictures and captions, over rows that it was trained on; None for the first task.
+
+        Args:
+            task: that was learned.
+            encoder: that has just learned it.
+            rows: that it was trained on; those of earlier tasks (joint) are left out, and of many, evenly spaced ones are taken.
+        """
+        parent = pipeline.parent_of(self.config, task.index)
+        if parent is None:
+            return None
+        own = np.intersect1d(rows, task.train)
+        own = own[np.unique(np.linspace(0, max(len(own) - 1, 0), min(len(own), _DRIFT_ROWS)).astype(np.int64))]
+        if len(own) == 0:  # nothing was learned, so nothing moved
+            zero = np.zeros(encoder.embedding_dim, np.float32)
+            return QueryDrift(zero, None if encoder.text is None else zero)
+        before, after = (
+            embed_split(each, self.prepared.pixels, self.prepared.dataset.items, own)
+            for each in (load_encoder(self.registry.folder(parent)), encoder)
+        )
+        text = None if before.text is None or after.text is None else mean_drift(before.text, after.text)
+        return QueryDrift(mean_drift(before.image, after.image), text)
+
+    def cross_modal(self) -> dict[str, Any]:
+        """What every index policy finds across modalities after each task, and how far both modalities moved; {} without captions."""
+        if not self.prepared.with_text:
+            return {}
+        tasks = self.prepared.stream.tasks
+        refs = [EncoderRef(self.config.name, task.index + 1) for task in tasks]
+        versions = [self.embeddings(ref) for ref in refs]
+        if any(version.text is None for version in versions):
+            return {}
+        stored = [self.registry.manifest(ref).files for ref in refs[1:]]
+        hops = None
+        if all(QUERY_DRIFT in files for files in stored):  # versions that were published before there was such a thing have none
+            hops = [QueryDrift.load(self.registry.file(ref, QUERY_DRIFT)) for ref in refs[1:]]
+        return {"policies": cross_modal_recalls(versions, tasks, hops), "drift": cross_modal_drift(versions, tasks)}
+
     def search(self, release: Release, task: Task) -> dict[str, list[float | None]]:
         """Search everything indexed so far, under the release's policy and merge: one value for each task learned so far."""
         segments = [load_segment(self.registry.files(use.segment), ref=use.segment, made_by=use.made_by) for use in release.segments]
         vectors = {ref: self.embeddings(ref) for ref in release.encoders()}
+        drifts = load_drifts(self.registry, release)
         rows = [
-            search_metrics(release, segments, vectors, learned, self.prepared.dataset.items)
+            search_metrics(release, segments, vectors, learned, self.prepared.dataset.items, drifts=drifts)
             for learned in self.prepared.stream.tasks[: task.index + 1]
         ]
         return {name: [row.get(name) for row in rows] for name in rows[0]}

@@ -1,6 +1,6 @@
 """The report of a run: everything measured, from the manifests of the registry."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from perdure.config import RunConfig
 from perdure.errors import PerdureError
 from perdure.metrics import continual
 from perdure.metrics.datasets import DATASET_DEFINITIONS, by_dataset, harmonic_matrix
+from perdure.metrics.drift import DRIFT_DEFINITIONS
 from perdure.metrics.profile import DEFINITIONS as PROFILE_DEFINITIONS
 from perdure.metrics.retrieval import DEFINITIONS
 from perdure.pipeline import Prepared
@@ -16,6 +17,7 @@ from perdure.records import EncoderRef
 from perdure.registry.registry import Registry
 from perdure.retrieval.classification import CLASSIFICATION_DEFINITIONS, CLASSIFICATION_METRICS, top1_over_time
 from perdure.retrieval.codes import CODE_DEFINITIONS
+from perdure.retrieval.cross_modal import CROSS_MODAL_DEFINITIONS
 from perdure.retrieval.evaluation import TASK_DEFINITIONS, SplitEmbeddings
 from perdure.retrieval.profiles import profiles
 from perdure.stream.task_stream import TaskStream
@@ -27,12 +29,21 @@ Row = dict[str, list[float | None]]  # of each metric, a value for each task
 _Matrices = dict[str, list[list[float | None]]]
 
 
-def compose_report(config: RunConfig, registry: Registry, prepared: Prepared, *, last: SplitEmbeddings, baseline: Row) -> dict[str, Any]:
+def compose_report(
+    config: RunConfig,
+    registry: Registry,
+    prepared: Prepared,
+    *,
+    last: SplitEmbeddings,
+    baseline: Row,
+    cross_modal: Mapping[str, Any],
+) -> dict[str, Any]:
     """`report.json` of a learned stream; the shape is a contract (DESIGN 4).
 
     Args:
         last: what the newest encoder makes of the test rows.
         baseline: every metric of each task by the encoder that the first task started from.
+        cross_modal: what every index policy finds across modalities; empty without captions.
     """
     stream = prepared.stream
     refs = [EncoderRef(config.name, task.index + 1) for task in stream.tasks]
@@ -58,6 +69,7 @@ def compose_report(config: RunConfig, registry: Registry, prepared: Prepared, *,
             **continual.DEFINITIONS,
             **(DATASET_DEFINITIONS if unseen else {}),
             **(CODE_DEFINITIONS if codes else {}),
+            **({**CROSS_MODAL_DEFINITIONS, **DRIFT_DEFINITIONS} if cross_modal else {}),
         },
         "tasks": [
             {
@@ -74,7 +86,13 @@ def compose_report(config: RunConfig, registry: Registry, prepared: Prepared, *,
         ],
         "metrics": {name: {"matrix": matrix, **_unseen(name, matrix, unseen)} for name, matrix in matrices.items()},
         "search": {
-            release.id: {"policy": release.policy, "merge": release.merge, "task": release.task, **release.metrics["search"]}
+            release.id: {
+                "policy": release.policy,
+                "merge": release.merge,
+                **({"compensated": True} if release.compensated else {}),
+                "task": release.task,
+                **release.metrics["search"],
+            }
             for release in releases
         },
         "baseline": baseline,
@@ -82,6 +100,7 @@ def compose_report(config: RunConfig, registry: Registry, prepared: Prepared, *,
         **profiles(last, stream.tasks, stream.labels, stream.classes),
         **({"codes": codes} if codes else {}),
         **_datasets([task.name for task in stream.tasks], matrices, unseen),
+        **({"cross_modal": cross_modal} if cross_modal else {}),
         "releases": [release.id for release in releases],
         "encoders": [str(ref) for ref in refs],
         "train": [

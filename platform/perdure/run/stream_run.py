@@ -29,6 +29,7 @@ from perdure.progress import Progress, SilentProgress
 from perdure.records import EncoderRef, Release, SegmentRef, Task
 from perdure.registry.registry import Registry, open_registry
 from perdure.retrieval.classification import ClassMeans
+from perdure.retrieval.compensation import QUERY_DRIFT
 from perdure.retrieval.policies import next_release
 from perdure.run.measures import CLASS_MEANS, StreamMeasures
 from perdure.run.report import compose_report, main_metric
@@ -140,6 +141,10 @@ class StreamRun:
         means = self.measures.class_means(task, encoder, rows_read)
         means.save(outcome / CLASS_MEANS)
         files[CLASS_MEANS] = outcome / CLASS_MEANS
+        drift = self.measures.query_drift(task, encoder, rows_read)
+        if drift is not None:
+            drift.save(outcome / QUERY_DRIFT)
+            files[QUERY_DRIFT] = outcome / QUERY_DRIFT
         metrics = self.measures.rows(task, encoder, embeddings, means)
         meta = {
             "task": task.index,
@@ -250,6 +255,7 @@ class StreamRun:
             run=self.config.name,
             task=task.index,
             merge=index.merge,
+            compensate=index.compensate,
         )
         release = replace(release, metrics={"search": self.measures.search(release, task)})
         return self.registry.publish_release(release)
@@ -258,7 +264,7 @@ class StreamRun:
         """The segment of some tasks' galleries by one encoder; the one of the registry when it has been built before."""
         rows = np.concatenate([task.gallery for task in tasks])
         of_task = np.concatenate([np.full(len(task.gallery), task.index) for task in tasks])
-        plain = index.model_dump(exclude={"policy", "merge"})
+        plain = index.model_dump(exclude={"policy", "merge", "compensate"})
         key = hashlib.sha256(json.dumps([str(ref), rows.tolist(), plain]).encode()).hexdigest()
         for candidate in self.registry.segments(self.config.name):
             if self.registry.manifest(candidate).meta.get("key") == key:
@@ -280,7 +286,8 @@ class StreamRun:
         """See `compose_report`."""
         newest = EncoderRef(self.config.name, len(self.prepared.stream.tasks))
         last, baseline = self.measures.embeddings(newest), self.measures.baseline()
-        return compose_report(self.config, self.registry, self.prepared, last=last, baseline=baseline)
+        cross_modal = self.measures.cross_modal()
+        return compose_report(self.config, self.registry, self.prepared, last=last, baseline=baseline, cross_modal=cross_modal)
 
     def _closing_line(self, task: Task, release: Release) -> str:
         meta = self.registry.manifest(EncoderRef(self.config.name, task.index + 1)).meta

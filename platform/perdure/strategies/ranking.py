@@ -35,9 +35,10 @@ class Ranking(BaseModel):
     )
     pair_margin: Weight = Field(default=0.2, description="of the pairs")
     pair_mining: PairMining = Field(default="all", description="which pairs count: hard or all that violate the margin")
-    pair_negatives: Literal["all", "other_classes"] = Field(
+    pair_negatives: Literal["all", "other_classes", "within_task"] = Field(
         default="all",
-        description="other_classes: captions of the same class are never negatives, for streams whose captions only name the class",
+        description="other_classes: captions of the same class are never negatives, for streams whose captions only name the class; "
+        "within_task: pairs of different tasks are never negatives of each other, which only joint has in one batch",
     )
     metric: MetricPart | None = Field(
         default=None, description="one more loss on the pictures, by name, with weight, miner and memory; usually with triplet: 0"
@@ -86,6 +87,7 @@ class Ranking(BaseModel):
                 margin=self.pair_margin,
                 mining=self.pair_mining,
                 same=batch.labels if self.pair_negatives == "other_classes" else None,
+                within=batch.tasks if self.pair_negatives == "within_task" else None,
             )
         if self.metric is not None and self._metric_weight > 0:
             if metric is None:

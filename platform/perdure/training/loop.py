@@ -48,6 +48,7 @@ class TaskData:
     rows: NDArray[np.int64]  # (n,) rows of the dataset
     labels: NDArray[np.int64]  # (n,) class ids
     captions: list[tuple[str, ...]] | None = None  # n tuples, or None for a stream without text
+    tasks: NDArray[np.int64] | None = None  # (n,) the task that each row came with, where they came with several (joint)
     tags: NDArray[np.bool_] | None = None  # (n, C) every label that applies, or None where the strategy does not read them
 
 
@@ -220,6 +221,7 @@ def _draw(
         labels=torch.from_numpy(data.labels[positions[own]]).to(precision.device),
         images=precision.images(to_float(augment(pixels, augmentation.rows(own)))),
         tokens=None if words is None else words[own].to(precision.device),
+        tasks=None if data.tasks is None else torch.from_numpy(data.tasks[positions[own]]).to(precision.device),
         tags=None if data.tags is None else torch.from_numpy(data.tags[positions[own]]).float().to(precision.device),
     )
     return batch, size
@@ -249,6 +251,7 @@ def _embed(
         sizes |= {"synthetic": len(synthetic_labels), "teacher_synthetic": len(synthetic_labels)}
     return Embedded(
         labels=workers.gather(batch.labels, size),
+        tasks=None if batch.tasks is None else workers.gather(batch.tasks, size),
         synthetic_labels=None if synthetic_labels is None else synthetic_labels.to(batch.labels.device),
         seed=seed,
         step=step,
