@@ -10,7 +10,7 @@ from perdure.errors import ConfigError
 
 __all__ = ["claim", "fingerprint", "first_task_fingerprint", "refuse_other"]
 
-_NEWER = ("backbone_lr", "first_backbone_lr", "task_order", "whitening", "metric")  # new: where null, they are no part of a hash
+_NEWER = ("backbone_lr", "first_backbone_lr", "task_order", "whitening", "joint", "metric")  # new: where null, they are no part of a hash
 
 
 def fingerprint(config: RunConfig) -> str:

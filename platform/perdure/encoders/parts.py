@@ -17,6 +17,7 @@ from perdure.encoders.classifier import GrowingClassifier
 from perdure.encoders.crow import CroW
 from perdure.encoders.encoder import Encoder
 from perdure.encoders.image_tower import ImageTower
+from perdure.encoders.joint_trunk import JointOptions, JointTrunk
 from perdure.encoders.pooling import MAC, AveragePooling, GeM, Pooling, SPoC
 from perdure.encoders.rmac import RMAC
 from perdure.encoders.small_resnet import small_resnet_trunk
@@ -83,6 +84,7 @@ def small_resnet(
     classifier: Literal["cosine", "linear"] = "cosine",
     text: TextPart = _AUTO,
     whitening: WhiteningOptions | None = None,
+    joint: JointOptions | None = None,
 ) -> Encoder:
     """An encoder with the small residual network, to be learned from scratch.
 
@@ -97,9 +99,11 @@ def small_resnet(
         classifier: cosine or linear logits.
         text: the text tower.
         whitening: how PCA with whitening is to be fitted after each task; null = not at all.
+        joint: layers behind the towers that all modalities share; null = none, each tower ends in a projection of its own.
     """
     trunk, channels = small_resnet_trunk(width=width, blocks=blocks)
-    image = ImageTower(nn.Sequential(trunk, pooling.build()), width=channels, embedding_dim=embedding_dim, mean=(0.5,) * 3, std=(0.25,) * 3)
+    stem_dim = JointOptions.stem_dim(joint, embedding_dim)
+    image = ImageTower(nn.Sequential(trunk, pooling.build()), width=channels, embedding_dim=stem_dim, mean=(0.5,) * 3, std=(0.25,) * 3)
     options = {
         "embedding_dim": embedding_dim,
         "image_size": image_size,
@@ -109,8 +113,9 @@ def small_resnet(
         "classifier": classifier,
         "text": text.model_dump(),
         "whitening": whitening and whitening.model_dump(),
+        "joint": joint and joint.model_dump(),
     }
-    return _dual("small_resnet", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
+    return _dual("small_resnet", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier, joint=joint)
 
 
 def torchvision(
@@ -125,6 +130,7 @@ def torchvision(
     classifier: Literal["cosine", "linear"] = "cosine",
     text: TextPart = _AUTO,
     whitening: WhiteningOptions | None = None,
+    joint: JointOptions | None = None,
 ) -> Encoder:
     """An encoder on any of torchvision's classification models.
 
@@ -139,9 +145,11 @@ def torchvision(
         classifier: cosine or linear logits.
         text: the text tower.
         whitening: how PCA with whitening is to be fitted after each task; null = not at all.
+        joint: layers behind the towers that all modalities share; null = none, each tower ends in a projection of its own.
     """
     trunk = torchvision_trunk(architecture, weights=weights, image_size=image_size, pooling=pooling.build())
-    image = ImageTower(trunk.module, width=trunk.width, embedding_dim=embedding_dim, mean=trunk.mean, std=trunk.std)
+    stem_dim = JointOptions.stem_dim(joint, embedding_dim)
+    image = ImageTower(trunk.module, width=trunk.width, embedding_dim=stem_dim, mean=trunk.mean, std=trunk.std)
     options = {
         "architecture": architecture,
         "weights": weights,
@@ -151,8 +159,9 @@ def torchvision(
         "classifier": classifier,
         "text": text.model_dump(),
         "whitening": whitening and whitening.model_dump(),
+        "joint": joint and joint.model_dump(),
     }
-    return _dual("torchvision", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
+    return _dual("torchvision", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier, joint=joint)
 
 
 def _dual(
@@ -164,6 +173,7 @@ def _dual(
     seed: int,
     text: TextPart,
     classifier: Literal["cosine", "linear"],
+    joint: JointOptions | None,
 ) -> Encoder:
     """Join an image tower with the text tower that was asked for and an empty classifier."""
     dim = int(options["embedding_dim"])
@@ -178,10 +188,12 @@ def _dual(
     tower = None
     if with_text and text.name != "none":
         # Another seed than the classifier's, or new words and new classes would get the same rows.
-        tower = TEXT_TOWERS.build("bilstm" if text.name == "auto" else text.name, text.options, dim, seed + 1)
+        tower = TEXT_TOWERS.build("bilstm" if text.name == "auto" else text.name, text.options, JointOptions.stem_dim(joint, dim), seed + 1)
     image.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stubs lack this form)
     head = GrowingClassifier(dim, kind=classifier, seed=seed)
-    return Encoder(image, tower, head, embedding_dim=dim, image_size=int(options["image_size"]), name=name, options=options, seed=seed)
+    trunk = None if joint is None else JointTrunk(joint.hidden, dim)
+    size = int(options["image_size"])
+    return Encoder(image, tower, head, embedding_dim=dim, image_size=size, name=name, options=options, seed=seed, joint=trunk)
 
 
 ENCODERS: Catalog[Encoder] = Catalog("encoder", {"small_resnet": small_resnet, "torchvision": torchvision})

@@ -4,11 +4,17 @@ from perdure.catalog import Catalog
 from perdure.stream.by_group import by_group
 from perdure.stream.class_incremental import class_incremental
 from perdure.stream.dataset_sequence import dataset_sequence
+from perdure.stream.modality_sequence import modality_sequence
 from perdure.stream.task_stream import TaskStream
 
 __all__ = ["STREAMS", "TaskStream"]
 
 STREAMS: Catalog[TaskStream] = Catalog(
     "stream kind",
-    {"class_incremental": class_incremental, "by_group": by_group, "dataset_sequence": dataset_sequence},
+    {
+        "class_incremental": class_incremental,
+        "by_group": by_group,
+        "dataset_sequence": dataset_sequence,
+        "modality_sequence": modality_sequence,
+    },
 )
