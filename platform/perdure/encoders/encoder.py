@@ -184,7 +184,10 @@ class Encoder(nn.Module):
         self.train(self.training)
 
     def set_towers_frozen(self, frozen: bool) -> None:
-        """Keep the towers, and what joins them, exactly as they are, also while training: no gradient, and no statistics that move; or stop keeping them."""
+        """Keep the towers, and what joins them, exactly as they are, also while training; or stop keeping them.
+
+        No gradient, and no statistics that move.
+        """
         self._towers_frozen = frozen
         for tower in self._towers():
             tower.requires_grad_(not frozen)

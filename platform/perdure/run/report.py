@@ -16,6 +16,7 @@ from perdure.records import EncoderRef
 from perdure.registry.registry import Registry
 from perdure.retrieval.classification import CLASSIFICATION_DEFINITIONS, CLASSIFICATION_METRICS, top1_over_time
 from perdure.retrieval.evaluation import TASK_DEFINITIONS, SplitEmbeddings
+from perdure.retrieval.modalities import MODALITY_DEFINITIONS, over_tasks
 from perdure.retrieval.profiles import profiles
 from perdure.stream.task_stream import TaskStream
 
@@ -45,6 +46,7 @@ def compose_report(config: RunConfig, registry: Registry, prepared: Prepared, *,
     sizes = [len(task.query) for task in stream.tasks]
     summary = _summary(matrices, [meta["metrics"].get("unseen") for meta in metas], unseen, baseline, sizes)
     releases = registry.releases(config.name)
+    across = [meta["metrics"]["modalities"] for meta in metas if "modalities" in meta["metrics"]]
     return {
         "name": config.name,
         "config": config.plain(),
@@ -55,6 +57,7 @@ def compose_report(config: RunConfig, registry: Registry, prepared: Prepared, *,
             **PROFILE_DEFINITIONS,
             **continual.DEFINITIONS,
             **(DATASET_DEFINITIONS if unseen else {}),
+            **(MODALITY_DEFINITIONS if across else {}),
         },
         "tasks": [
             {
@@ -78,6 +81,7 @@ def compose_report(config: RunConfig, registry: Registry, prepared: Prepared, *,
         "summary": {**summary, "top1_over_time": top1_over_time(matrices, stream.tasks, stream.labels)},
         **profiles(last, stream.tasks, stream.labels, stream.classes),
         **_datasets([task.name for task in stream.tasks], matrices, unseen),
+        **({"modalities": over_tasks(across, [task.modality for task in stream.tasks])} if across else {}),
         "releases": [release.id for release in releases],
         "encoders": [str(ref) for ref in refs],
         "train": [

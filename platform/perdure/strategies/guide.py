@@ -37,7 +37,7 @@ class OnTheFlyTeacher:
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
         """Its embeddings of one worker's slice, with gradient."""
-        return {"guide_image": self.encoder.image(batch.images)}
+        return {"guide_image": self.encoder(batch.images)[0]}
 
     def terms(self, batch: Embedded) -> dict[str, Tensor]:
         """The ranking terms of its own embeddings (7.7)."""
