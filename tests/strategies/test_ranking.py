@@ -228,7 +228,8 @@ def test_a_run_without_a_metric_is_the_run_that_it_was_before_there_were_metrics
 
 def begun(name: str, metric: Any) -> tuple[Strategy, Any]:
     """A strategy at the start of its first task, of three classes, and the encoder."""
-    encoder = build_encoder("small_resnet", {"embedding_dim": 8, "width": 4, "image_size": 16}, with_text=False, seed=0)
+    options = {"embedding_dim": 8, "width": 4, "image_size": 16, "joint": {"hidden": 8} if name == "meta_sequential" else None}
+    encoder = build_encoder("small_resnet", options, with_text=False, seed=0)
     strategy = STRATEGIES.build(name, {"ranking": {"metric": metric}})
     strategy.begin_task(encoder, TaskContext(0, torch.arange(3), seed=5))
     encoder.grow(num_classes=3)

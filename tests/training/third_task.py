@@ -16,7 +16,9 @@ OPTIONS: dict[str, dict[str, object]] = {  # what a strategy does beside its def
     "nce_ewc": {"items": 8, "group": 8},
     "mas": {"items": 8},
     "dual": {"inversion": {"pictures": 9, "iterations": 2}},
+    "meta_sequential": {"items": 16},
 }
+SHARED_LAYERS = ("meta_sequential",)  # they need an encoder with a joint trunk
 
 
 def third_task(parent: Encoder, labels: NDArray[np.int64]) -> TaskContext:
