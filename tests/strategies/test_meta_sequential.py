@@ -108,8 +108,8 @@ def test_equals_a_step_inside_and_a_gradient_there_written_out() -> None:
         divergence = divergence + sum(p * (p.log() - q.log()) for p, q in zip(p_old, p_new, strict=True)) / len(prototypes)
     (expected + L * divergence).backward()
 
-    assert float(terms["prototypes"]) == pytest.approx(L * float(divergence.detach()), rel=1e-4)
-    assert float(terms["triplet"] + terms["cross_entropy"]) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert terms["prototypes"].item() == pytest.approx(L * float(divergence.detach()), rel=1e-4)
+    assert (terms["triplet"] + terms["cross_entropy"]).item() == pytest.approx(float(expected.detach()), rel=1e-5)
     gradients = {name: parameter.grad for name, parameter in there.named_parameters() if parameter.grad is not None}
     assert {name.partition(".")[0] for name in gradients} == {"text", "joint", "classifier"}
     for name, parameter in student.named_parameters():
