@@ -98,9 +98,10 @@ class MetaSequential(Strategy):
                 ["it holds layers that all modalities share, and this encoder has none: set encoder.joint={hidden: 256}"],
             )
         self._task_index = task.index
+        self._place(encoder)
         self._parent = None
         if task.index > 0:
-            self._parent = copy.deepcopy(nn.Sequential(encoder.joint, encoder.classifier)).requires_grad_(False).eval()
+            self._parent = copy.deepcopy(nn.Sequential(encoder.joint, encoder.classifier)).requires_grad_(False)
             if not self._features and self._weight > 0:
                 log.warning("%s: task %d begins without prototypes: no task before it was learned by this strategy", self.name, task.index)
 
@@ -137,6 +138,7 @@ class MetaSequential(Strategy):
                         key = 2 * label + offset  # captions of pictures are another modality than the pictures
                         sums[key] = sums.get(key, torch.zeros_like(own[0])) + own.sum(dim=0)
                         counts[key] = counts.get(key, 0) + len(own)
+        self._place(encoder)
         self._features[self._task_index] = torch.stack([(sums[key] / counts[key]).float() for key in sorted(sums)])
 
     def end_task(self, encoder: Encoder) -> None:
@@ -156,6 +158,10 @@ class MetaSequential(Strategy):
                 raise ValueError(f"{self.name} keeps {self.name}.features.TASK, but got '{key}': was this saved by another strategy?")
             features[int(task)] = value.clone()
         self._features = features
+
+    def _place(self, encoder: Encoder) -> None:
+        """The prototypes where the encoder is."""
+        self._features = {task: features.to(encoder.device) for task, features in self._features.items()}
 
     def _divergence(self, encoder: Encoder, moved: Mapping[str, Tensor]) -> Tensor:
         """() KL(p_old(P) || p_{theta'}(P)), a mean over the M prototypes."""

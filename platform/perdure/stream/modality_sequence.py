@@ -41,12 +41,12 @@ def modality_sequence(items: Sequence[Item], rows: NDArray[np.int64], seed: int,
         raise ConfigError(f"stream.kind '{_KIND}'", [f"no item of this dataset is of one modality alone; {instead}"])
     if without:
         raise DataError(f"{_KIND}: {len(without)} of {len(rows)} items have no modality, such as '{items[without[0]].id}'")
-    named = {str(modality): modality for modality in rows_of}
-    names = list(named) if order is None else arrange(list(named), order, seed, what="modality")
-    _check_same_classes(items, {name: rows_of[named[name]] for name in names})
-    members = [(name, np.array(rows_of[named[name]], dtype=np.int64), None) for name in names]
+    by_name: dict[str, list[int]] = {modality: rows_of[modality] for modality in rows_of}
+    names = list(by_name) if order is None else arrange(list(by_name), order, seed, what="modality")
+    _check_same_classes(items, {name: by_name[name] for name in names})
+    members = [(name, np.array(by_name[name], dtype=np.int64), None) for name in names]
     stream = build_stream(items, members, (), np.empty(0, dtype=np.int64))
-    return replace(stream, tasks=tuple(replace(task, modality=named[task.name]) for task in stream.tasks))
+    return replace(stream, tasks=tuple(replace(task, modality=items[int(task.train[0])].modality) for task in stream.tasks))
 
 
 def _check_same_classes(items: Sequence[Item], rows_of: dict[str, list[int]]) -> None:
