@@ -144,7 +144,7 @@ def test_the_divergence_is_nothing_at_the_parent_and_keeps_a_student_nearer_to_i
     parent = new_encoder()
     strategy = after_first_task(parent, inner_lr=0)
     at_rest = strategy.loss_terms(parent, embedded(parent, words(parent, 3)))["prototypes"]
-    assert abs(float(at_rest)) < 1e-5
+    assert abs(at_rest.item()) < 1e-5
 
     def far(weight: float) -> float:
         student, strategy = copy.deepcopy(parent), after_first_task(parent, inner_lr=0.01, weight=weight)
