@@ -25,6 +25,7 @@ TINY = (
     "strategy.items=32",
     "workers=0",
 )
+SEEN = "stream.dataset.modalities=[image, sketch]"
 
 
 def config(*overrides: str) -> RunConfig:
@@ -122,6 +123,7 @@ def test_a_second_start_gives_the_same_report(learned: Learned, monkeypatch: pyt
         ("strategy={name: ewc, items: 8, group: 8}", "index.policy=versioned"),
         ("strategy=joint", "encoder.whitening={dim: 8}"),
         ("strategy=correlation", "stream.kind={name: class_incremental, first: 2, step: 2}", "index.policy=keep"),
+        ("strategy={name: dual, inversion: {pictures: 8, iterations: 2}}", SEEN, "stream.kind.order=null"),
         ("strategy=feature_extraction", "stream.dataset.unpaired=false", "train.max_steps=2"),
     ],
     ids=lambda given: given[0].removeprefix("strategy=").strip("{").split(",")[0].removeprefix("name: "),
@@ -149,7 +151,7 @@ def test_what_cannot_work_is_refused_before_anything_is_learned(overrides: tuple
 
 
 def test_words_without_a_text_tower_are_refused(here: Path) -> None:
-    with pytest.raises(ConfigError, match=r"encoder.text=none: a task of this stream is learned from words alone"):
+    with pytest.raises(ConfigError, match=r"encoder.text=none: some items of this stream are words alone"):
         pipeline.prepare(config("encoder.text=none"))
 
 

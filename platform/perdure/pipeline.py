@@ -106,10 +106,11 @@ def check(config: RunConfig) -> list[str]:
             "strategy=feature_extraction: encoder.whitening is fitted anew after each task, so every embedding would move although the "
             "towers stay; choose encoder.whitening=null, or another strategy"
         )
-    if config.stream.kind.name == "modality_sequence" and config.strategy.name == "dual":
+    words_alone = config.stream.dataset.name == "modalities" and "text" in config.stream.dataset.options.get("modalities", ["text"])
+    if words_alone and config.strategy.name == "dual":
         problems.append(
-            "strategy=dual: it makes up pictures, and its second teacher sees pictures only, but a task of a modality_sequence may have "
-            "none; choose another strategy"
+            "strategy=dual: it makes up pictures, and its second teacher sees pictures only, but some items are words alone; choose "
+            "another strategy, or leave 'text' out of stream.dataset.modalities"
         )
     if config.strategy.name == "meta_sequential" and config.encoder.options.get("joint") is None:
         problems.append("strategy=meta_sequential: it needs layers that all modalities share; set encoder.joint={hidden: 256}")
@@ -163,8 +164,8 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
     if text not in ("auto", "none") and not has_captions:
         problem = f"encoder.text={text}: dataset '{config.stream.dataset.name}' has no captions; name their column, or encoder.text=none"
         raise ConfigError(f"run '{config.name}'", [problem])
-    if text == "none" and any(task.modality == "text" for task in stream.tasks):
-        problem = "encoder.text=none: a task of this stream is learned from words alone; set encoder.text=auto, or leave out that modality"
+    if text == "none" and are_words(dataset.items, np.flatnonzero(stream.labels >= 0)).any():
+        problem = "encoder.text=none: some items of this stream are words alone; set encoder.text=auto, or leave out that modality"
         raise ConfigError(f"run '{config.name}'", [problem])
     return Prepared(dataset, pixels, stream, with_text=text != "none" and has_captions)
 

@@ -29,9 +29,7 @@ class Item:
     captions: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     split: str = "train"  # "train" or "test"
-    modality: Modality | None = (
-        None  # None: a picture, with words where it has captions; "text": its captions alone, the picture is for show
-    )
+    modality: Modality | None = None  # None: a picture, and words where it has captions; "text": words alone, the picture is for show
 
 
 @dataclass(frozen=True, eq=False)
