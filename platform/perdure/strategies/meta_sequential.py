@@ -61,8 +61,8 @@ class MetaSequential(Strategy):
     def __init__(
         self,
         *,
-        inner_lr: Weight = 0.1,
-        weight: Weight = 1.0,
+        inner_lr: Weight = 0.01,
+        weight: Weight = 10.0,
         prototypes: bool = True,
         items: Count = 1024,
         ranking: Ranking = DEFAULT_RANKING,
