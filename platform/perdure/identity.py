@@ -19,6 +19,7 @@ _NEWER = {
     "metric": None,
     "projection": "separate",
     "hash_bits": None,
+    "joint": None,
 }
 
 

@@ -32,7 +32,7 @@ from perdure.memory.accuracy_drift import AccuracyDrift
 from perdure.progress import Progress, SilentProgress
 from perdure.records import EncoderRef
 from perdure.registry.registry import Registry, open_registry
-from perdure.retrieval.evaluation import embed_split
+from perdure.retrieval.evaluation import are_words, embed_split
 from perdure.settings import settings
 from perdure.strategies import STRATEGIES
 from perdure.strategies.strategy import Strategy, TaskContext
@@ -122,6 +122,14 @@ def check(config: RunConfig) -> list[str]:
             "strategy=feature_extraction: encoder.whitening is fitted anew after each task, so every embedding would move although the "
             "towers stay; choose encoder.whitening=null, or another strategy"
         )
+    words_alone = config.stream.dataset.name == "modalities" and "text" in config.stream.dataset.options.get("modalities", ["text"])
+    if words_alone and config.strategy.name == "dual":
+        problems.append(
+            "strategy=dual: it makes up pictures, and its second teacher sees pictures only, but some items are words alone; choose "
+            "another strategy, or leave 'text' out of stream.dataset.modalities"
+        )
+    if config.strategy.name == "meta_sequential" and config.encoder.options.get("joint") is None:
+        problems.append("strategy=meta_sequential: it needs layers that all modalities share; set encoder.joint={hidden: 256}")
     return problems
 
 
@@ -171,6 +179,9 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
     text = options["text"].name
     if text not in ("auto", "none") and not has_captions:
         problem = f"encoder.text={text}: dataset '{config.stream.dataset.name}' has no captions; name their column, or encoder.text=none"
+        raise ConfigError(f"run '{config.name}'", [problem])
+    if text == "none" and are_words(dataset.items, np.flatnonzero(stream.labels >= 0)).any():
+        problem = "encoder.text=none: some items of this stream are words alone; set encoder.text=auto, or leave out that modality"
         raise ConfigError(f"run '{config.name}'", [problem])
     return Prepared(dataset, pixels, stream, with_text=text != "none" and has_captions)
 
@@ -349,13 +360,16 @@ def _task_data(task_index: int, strategy: Strategy, prepared: Prepared) -> TaskD
     """The rows a task may read: its own; all so far only for a strategy that declares it (`joint`)."""
     tasks = prepared.stream.tasks[: task_index + 1] if strategy.reads_earlier_tasks else prepared.stream.tasks[task_index : task_index + 1]
     rows: NDArray[np.int64] = np.concatenate([task.train for task in tasks])
-    captions = [prepared.dataset.items[int(row)].captions for row in rows] if prepared.with_text else None
+    items = prepared.dataset.items
+    captions = [items[int(row)].captions for row in rows] if prepared.with_text else None
+    is_text = are_words(items, rows) if any(items[int(row)].modality is not None for row in rows) else None
     came_with = np.concatenate([np.full(len(task.train), task.index, dtype=np.int64) for task in tasks]) if len(tasks) > 1 else None
     tags = None
     if strategy.reads_tags:  # annotations of earlier tasks are known from when they were learned; their pictures are not read
         so_far = np.concatenate([task.train for task in prepared.stream.tasks[: task_index + 1]])
-        tags = tag_matrix(prepared.dataset.items, rows, known_tags(prepared.dataset.items, so_far.tolist()))
-    return TaskData(prepared.pixels, rows, prepared.stream.labels[rows], captions, came_with, tags)
+        tags = tag_matrix(items, rows, known_tags(items, so_far.tolist()))
+    labels = prepared.stream.labels[rows]
+    return TaskData(prepared.pixels, rows, labels, captions, is_text=is_text, tasks=came_with, tags=tags)
 
 
 def _schedule(config: RunConfig, first: bool) -> Schedule:

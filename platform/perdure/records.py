@@ -5,13 +5,16 @@ Letters: B batch, D embedding, N gallery, Q queries, K top-k, L words of a capti
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Batch", "Embedded", "EncoderRef", "Hits", "Item", "Release", "SegmentRef", "SegmentUse", "Task"]
+__all__ = ["Batch", "Embedded", "EncoderRef", "Hits", "Item", "Modality", "Release", "SegmentRef", "SegmentUse", "Task"]
+
+Modality = Literal["image", "text", "sketch"]
+"""What an item is, where it is one thing alone: a picture, words, or a drawing."""
 
 _REF = re.compile(r"^(?:(encoder|segment|release)/)?([A-Za-z0-9][A-Za-z0-9._-]*)@v(\d+)$")
 
@@ -26,6 +29,7 @@ class Item:
     captions: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     split: str = "train"  # "train" or "test"
+    modality: Modality | None = None  # None: a picture, and words where it has captions; "text": words alone, the picture is for show
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,19 +45,44 @@ class Task:
     train: NDArray[np.int64]  # (n,) rows
     query: NDArray[np.int64]  # (Q,) rows
     gallery: NDArray[np.int64]  # (N,) rows
+    modality: Modality | None = None  # of all of its items, in a stream that learns one modality after another
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What one worker encodes in one step, all on the device of the encoder."""
+    """What one worker encodes in one step, all on the device of the encoder.
+
+    Items are pictures, with a caption each where there are `tokens`; or, where `is_text` says so, each is of one modality alone: then
+    `images` has the pictures among the B items and `tokens` the others, in their order, and either may be None.
+    """
 
     rows: Tensor  # (B,) int64 rows of the dataset
     labels: Tensor  # (B,) int64 class ids, in the order in which the stream introduces the classes
-    images: Tensor  # (B, 3, H, W) float32, normalised
+    images: Tensor | None  # (B, 3, H, W) float32, normalised
     tokens: Tensor | None = None  # (B, L) int64 word ids of one caption each, 0 = padding
-    tags: Tensor | None = None  # (B, C) float32 of 0 and 1, every label that applies; for a strategy that `reads_tags`
     synthetic: Tensor | None = None  # (B', 3, H, W) float32, pictures that a strategy made up, learned beside the others
+    tags: Tensor | None = None  # (B, C) float32 of 0 and 1, every label that applies; for a strategy that `reads_tags`
     tasks: Tensor | None = None  # (B,) int64 the task that each row came with; None where all came with one
+    is_text: Tensor | None = None  # (B,) bool, which items are words alone
+
+    @property
+    def inputs(self) -> tuple[Tensor | None, ...]:
+        """What an encoder is called with: images and tokens, and which are which where they are not the same items."""
+        return (self.images, self.tokens) if self.is_text is None else (self.images, self.tokens, self.is_text)
+
+    def item(self, row: int) -> "Batch":
+        """A batch of one."""
+        own = slice(row, row + 1)
+        if self.is_text is None:
+            assert self.images is not None
+            return Batch(self.rows[own], self.labels[own], self.images[own], None if self.tokens is None else self.tokens[own])
+        is_text = self.is_text[own]
+        before = int(self.is_text[:row].sum())  # words
+        if bool(is_text):
+            assert self.tokens is not None
+            return Batch(self.rows[own], self.labels[own], None, self.tokens[before : before + 1], is_text=is_text)
+        assert self.images is not None
+        return Batch(self.rows[own], self.labels[own], self.images[row - before : row - before + 1], is_text=is_text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +93,10 @@ class Embedded:
     """
 
     labels: Tensor  # (B,) int64
-    image: Tensor  # (B, D) float32, before normalisation
+    image: Tensor  # (B, D) float32, before normalisation; of the items, whatever they are, where each is of one modality alone
     text: Tensor | None = None  # (B, D) float32, before normalisation; row i is a caption of picture i
+    features: Tensor | None = None  # (B, H) what `image` was made of, where the encoder has a joint trunk
+    text_features: Tensor | None = None  # (B, H) what `text` was made of
     teacher_image: Tensor | None = None  # (B, D) the frozen teacher's, no gradient
     teacher_text: Tensor | None = None
     elder_image: Tensor | None = None  # (B, m, D) of m frozen teachers before it, the youngest first, no gradient

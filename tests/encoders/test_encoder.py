@@ -169,8 +169,8 @@ def test_learns_to_tell_two_colours_apart_in_bf16(pooling: str, classifier: str)
 
 def test_separate_projections_are_the_default_and_the_towers_are_drawn_alike_either_way() -> None:
     separate, default, shared = tiny(projection="separate"), tiny(), tiny(projection="shared")
-    assert separate.shared is None and list(default.state_dict()) == list(separate.state_dict())
-    assert shared.state_dict().keys() - default.state_dict().keys() == {"shared.weight", "shared.bias"}
+    assert separate.joint is None and list(default.state_dict()) == list(separate.state_dict())
+    assert shared.state_dict().keys() - default.state_dict().keys() == {"joint.weight", "joint.bias"}
     assert all(torch.equal(value, shared.state_dict()[name]) for name, value in default.state_dict().items())
 
 
@@ -179,7 +179,7 @@ def test_a_shared_projection_is_one_linear_layer_behind_both_towers_also_under_b
     tokens = encoder.vocabulary.encode(CAPTIONS)
     encoder.eval()
     for found, own in zip(encoder(images, tokens), (encoder.image(images), encoder.text(tokens)), strict=True):
-        torch.testing.assert_close(found, own @ encoder.shared.weight.T + encoder.shared.bias)
+        torch.testing.assert_close(found, own @ encoder.joint.weight.T + encoder.joint.bias)
     with torch.no_grad():
         torch.testing.assert_close(encoder.embed_images(images), torch.nn.functional.normalize(encoder(images)[0], dim=1))
         torch.testing.assert_close(encoder.embed_texts(CAPTIONS), torch.nn.functional.normalize(encoder(images, tokens)[1], dim=1))

@@ -85,7 +85,7 @@ def test_a_shared_projection_comes_back_and_an_encoder_of_before_there_was_one_i
     encoder, images = trained(projection="shared"), torch.rand(3, 3, 16, 16)
     save_encoder(encoder, tmp_path / "shared")
     loaded = load_encoder(tmp_path / "shared")
-    assert loaded.shared is not None and torch.equal(loaded.embed_images(images), encoder.embed_images(images))
+    assert loaded.joint is not None and torch.equal(loaded.embed_images(images), encoder.embed_images(images))
     assert torch.equal(loaded.embed_texts(["a moon"]), encoder.embed_texts(["a moon"]))
     older = trained()
     save_encoder(older, tmp_path / "older")

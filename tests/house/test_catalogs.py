@@ -14,15 +14,15 @@ from perdure.strategies import STRATEGIES
 from perdure.stream import STREAMS
 
 CATALOGS: dict[str, tuple[Catalog[Any], set[str]]] = {
-    "datasets": (DATASETS, {"scenes", "parquet", "image_folder", "karpathy", "torchvision", "sequence"}),
-    "streams": (STREAMS, {"class_incremental", "by_group", "dataset_sequence", "cross_modal"}),
+    "datasets": (DATASETS, {"scenes", "parquet", "image_folder", "karpathy", "torchvision", "sequence", "modalities"}),
+    "streams": (STREAMS, {"class_incremental", "by_group", "dataset_sequence", "cross_modal", "modality_sequence"}),
     "encoders": (ENCODERS, {"small_resnet", "torchvision"}),
     "text towers": (TEXT_TOWERS, {"bilstm", "bag_of_words"}),
     "poolings": (POOLINGS, {"avg", "mac", "spoc", "gem", "crow", "rmac"}),
     "strategies": (
         STRATEGIES,
         {"fine_tune", "joint", "feature_extraction", "lwf", "l1", "l2", "mmd", "correlation", "correlation_all_teachers"}
-        | {"dual", "ewc", "mas", "alasso", "nce_ewc", "adversarial_alignment", "domain_uncertainty_hashing"},
+        | {"dual", "ewc", "mas", "alasso", "nce_ewc", "adversarial_alignment", "domain_uncertainty_hashing", "meta_sequential"},
     ),
     "metric losses": (METRIC_LOSSES, {"contrastive", "triplet_margin", "quadruplet", "n_pairs", "proxy_nca", "proxy_anchor", "angular"}),
     "miners": (MINERS, {"batch_hard", "triplet_margin", "multi_similarity", "distance_weighted"}),

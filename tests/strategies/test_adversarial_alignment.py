@@ -50,7 +50,7 @@ def plain_logits(encoder: Encoder, z: Tensor, onto: Tensor, classes: list[int]) 
 
 
 def test_classification_and_imbalance_are_equations_4_10_and_4_11_over_the_tasks_classes_written_as_loops() -> None:
-    strategy, encoder, batch = started(projection=0, adversary="none", temperature=3.0)
+    strategy, encoder, batch = started(projection=0, adversary="none", temperature=3.0, ranking={"cross_entropy": 1.0, "mining": "all"})
     assert batch.text is not None
     terms = strategy.loss_terms(encoder, batch)
     surprise, apart = 0.0, 0.0
@@ -152,7 +152,7 @@ def test_fooling_the_adversary_makes_it_unsure_and_teaching_it_makes_it_right() 
 
 def test_pictures_alone_are_ranked_and_classified_as_by_any_strategy() -> None:
     strategy, encoder, batch = started()
-    fine: Strategy = STRATEGIES.build("fine_tune", {"ranking": {"margin": 0.5, "mining": "all"}})
+    fine: Strategy = STRATEGIES.build("fine_tune", {"ranking": {"cross_entropy": 3, "mining": "all"}})
     fine.begin_task(encoder, TaskContext(1, torch.tensor([2, 3])))
     alone = Embedded(batch.labels, batch.image)
     ours, theirs = strategy.loss_terms(encoder, alone), fine.loss_terms(encoder, alone)

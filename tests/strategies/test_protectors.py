@@ -486,13 +486,13 @@ def test_both_towers_matter_and_so_does_the_layer_that_they_share(name: str, pro
     importance = strategy.memory["importance"]
     assert set(importance) == {key for key, _ in encoder.named_parameters()}
     of_one_word = "weight_hh"  # of an LSTM: captions of one word use no recurrence
-    for part in ("image.trunk.", "image.projection.", "text.words", "text.lstm.", "text.projection.", "shared."):
+    for part in ("image.trunk.", "image.projection.", "text.words", "text.lstm.", "text.projection.", "joint."):
         members = [value for key, value in importance.items() if key.startswith(part) and of_one_word not in key]
-        assert bool(members) == (part != "shared." or projection == "shared")
+        assert bool(members) == (part != "joint." or projection == "shared")
         assert all(float(value.sum()) > 0 for value in members if value.ndim > 1), part
     told = caplog.text.partition(f"{name}: mean importance after task 0: ")[2].splitlines()[0]
     by_tower = dict(part.rsplit(" ", 1) for part in told.split(", "))
-    assert list(by_tower) == ["image", "text", *(["shared"] if projection == "shared" else []), "classifier"]
+    assert list(by_tower) == ["image", "text", *(["joint"] if projection == "shared" else []), "classifier"]
     assert all((float(value) > 0) == (tower != "classifier" or name == "ewc") for tower, value in by_tower.items())
 
 

@@ -28,11 +28,14 @@ TWO_TEACHERS = {"dual": {"kd1", "kd2", "te2_triplet", "te2_cross_entropy"}}  # t
 OBJECTIVES = {"adversarial_alignment": {"imbalance", "projection", "entropy"}}  # other terms, from the first task on, where there is text
 OPTIONS: dict[str, dict[str, object]] = {"dual": {"inversion": {"pictures": 6, "iterations": 1}}}  # quick, where the default is long
 GENERAL = [name for name in STRATEGIES if name != "domain_uncertainty_hashing"]  # which needs other encoders; it has tests of its own
+SHARED_LAYERS = {"meta_sequential": {"prototypes"}}  # they need an encoder with a joint trunk; the terms of their own
 WORDS = ["red", "blue", "green", "grey", "pink", "cyan"]
 
 
-def new_encoder(*, text: bool, num_classes: int = 3) -> Encoder:
-    encoder = build_encoder("small_resnet", {"embedding_dim": 8, "width": 4, "image_size": 16}, with_text=text, seed=0)
+def new_encoder(*, text: bool, num_classes: int = 3, name: str = "") -> Encoder:
+    """For a strategy of this name."""
+    joint = {"hidden": 12} if name in SHARED_LAYERS else None
+    encoder = build_encoder("small_resnet", {"embedding_dim": 8, "width": 4, "image_size": 16, "joint": joint}, with_text=text, seed=0)
     encoder.grow(num_classes=num_classes, captions=WORDS[:num_classes])
     return encoder
 
@@ -52,8 +55,10 @@ def toy_batch(encoder: Encoder, task: int, seed: int = 0) -> Batch:
 
 
 def embed(encoder: Encoder, strategy: Strategy, batch: Batch) -> Embedded:
-    image, text = encoder(batch.images, batch.tokens)
-    return Embedded(labels=batch.labels, image=image, text=text, **strategy.observe(batch))
+    features = encoder.features(*batch.inputs)
+    image, text = encoder.joined(*features)
+    joint = {} if encoder.joint is None else {"features": features[0], "text_features": features[1]}
+    return Embedded(labels=batch.labels, image=image, text=text, **joint, **strategy.observe(batch))
 
 
 class FewExamples:
@@ -93,13 +98,13 @@ def learn(strategy: Strategy, encoder: Encoder, task: int, steps: int) -> list[d
 
 
 def test_the_catalog_holds_every_distiller_and_protector_and_the_references() -> None:
-    assert {"fine_tune", "joint", "feature_extraction", *DISTILLERS, *PROTECTORS, *TWO_TEACHERS} <= set(STRATEGIES)
+    assert {"fine_tune", "joint", "feature_extraction", *DISTILLERS, *PROTECTORS, *TWO_TEACHERS, *SHARED_LAYERS} <= set(STRATEGIES)
 
 
 @pytest.mark.parametrize("name", GENERAL)
 @pytest.mark.parametrize("text", [False, True], ids=["images", "images and text"])
 def test_the_first_task_has_only_the_ranking_terms_and_is_learned(name: str, text: bool) -> None:
-    history = learn(build(name), new_encoder(text=text), 0, steps=60 if name in OBJECTIVES else 12)
+    history = learn(build(name), new_encoder(text=text, name=name), 0, steps=60 if name in OBJECTIVES else 12)
     assert set(history[0]) == {"triplet", "cross_entropy"} | ({"pairs"} | OBJECTIVES.get(name, set()) if text else set())
     assert history[-1]["cross_entropy"] < 0.5 * history[0]["cross_entropy"]
 
@@ -107,11 +112,12 @@ def test_the_first_task_has_only_the_ranking_terms_and_is_learned(name: str, tex
 @pytest.mark.parametrize("name", GENERAL)
 @pytest.mark.parametrize("text", [False, True], ids=["images", "images and text"])
 def test_the_second_task_adds_the_strategys_own_term(name: str, text: bool) -> None:
-    encoder = new_encoder(text=text)
+    encoder = new_encoder(text=text, name=name)
     strategy = build(name)
     learn(strategy, encoder, 0, steps=2)
     history = learn(strategy, encoder, 1, steps=3)
-    own = {DISTILLERS[name]} | BESIDE.get(name, set()) if name in DISTILLERS else (PROTECTORS | TWO_TEACHERS).get(name, set())
+    others = PROTECTORS | TWO_TEACHERS | SHARED_LAYERS
+    own = {DISTILLERS[name]} | BESIDE.get(name, set()) if name in DISTILLERS else others.get(name, set())
     assert set(history[0]) == {"triplet", "cross_entropy"} | ({"pairs"} | OBJECTIVES.get(name, set()) if text else set()) | own
     assert all(torch.isfinite(torch.tensor(list(terms.values()))).all() for terms in history)
 
@@ -119,7 +125,7 @@ def test_the_second_task_adds_the_strategys_own_term(name: str, text: bool) -> N
 @pytest.mark.parametrize("name", GENERAL)
 def test_the_same_task_twice_gives_the_same_weights_to_the_bit(name: str) -> None:
     def run() -> dict[str, Tensor]:
-        encoder = new_encoder(text=True)
+        encoder = new_encoder(text=True, name=name)
         strategy = build(name)
         learn(strategy, encoder, 0, steps=2)
         learn(strategy, encoder, 1, steps=2)
@@ -132,7 +138,7 @@ def test_the_same_task_twice_gives_the_same_weights_to_the_bit(name: str) -> Non
 @pytest.mark.parametrize("name", GENERAL)
 def test_a_strategy_made_anew_between_tasks_goes_on_to_the_same_weights(name: str) -> None:
     def run(*, restart: bool) -> dict[str, Tensor]:
-        encoder = new_encoder(text=True)
+        encoder = new_encoder(text=True, name=name)
         strategy = build(name)
         learn(strategy, encoder, 0, steps=2)
         if restart:
@@ -227,7 +233,7 @@ def test_the_teacher_reads_captions_with_words_that_came_after_it(name: str) -> 
 
 @pytest.mark.parametrize("name", GENERAL)
 def test_nothing_is_observed_without_a_teacher(name: str) -> None:
-    encoder = new_encoder(text=True)
+    encoder = new_encoder(text=True, name=name)
     strategy = build(name)
     strategy.begin_task(encoder, TaskContext(0, torch.arange(3)))
     assert strategy.observe(toy_batch(encoder, 0)) == {}
@@ -287,7 +293,7 @@ def test_the_gradient_is_finite_where_student_and_teacher_are_the_same(name: str
 
 @pytest.mark.parametrize("name", GENERAL)
 def test_terms_do_not_depend_on_batch_order(name: str) -> None:
-    encoder = new_encoder(text=True, num_classes=6)
+    encoder = new_encoder(text=True, num_classes=6, name=name)
     strategy = build(name)
     strategy.begin_task(encoder, TaskContext(1, torch.tensor([3, 4, 5]), fresh=lambda: new_encoder(text=True, num_classes=0)))
     encoder.eval()

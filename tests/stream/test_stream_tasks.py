@@ -218,4 +218,4 @@ def test_a_group_without_a_split_is_named() -> None:
 
 
 def test_the_catalog_holds_every_way_of_cutting() -> None:
-    assert set(STREAMS) == {"class_incremental", "by_group", "dataset_sequence", "cross_modal"}
+    assert set(STREAMS) == {"class_incremental", "by_group", "dataset_sequence", "cross_modal", "modality_sequence"}

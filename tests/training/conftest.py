@@ -39,8 +39,9 @@ def toy_task(toy_pixels: Pixels) -> Callable[..., TaskData]:
 
 @pytest.fixture(scope="session")
 def toy_encoder() -> Callable[..., Encoder]:
-    def make(*, text: bool = False, classes: int = 4) -> Encoder:
-        options = {"image_size": 16, "width": 4, "embedding_dim": 8, "text": {"name": "bilstm", "dropout": 0.3} if text else "none"}
+    def make(*, text: bool = False, classes: int = 4, joint: bool = False) -> Encoder:
+        tower = {"name": "bilstm", "dropout": 0.3} if text else "none"
+        options = {"image_size": 16, "width": 4, "embedding_dim": 8, "text": tower, "joint": {"hidden": 12} if joint else None}
         encoder = build_encoder("small_resnet", options, with_text=text, seed=3)
         encoder.grow(num_classes=classes, captions=CAPTIONS if text else ())
         return encoder

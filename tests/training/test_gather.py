@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from third_task import OPTIONS, equip, third_task
+from third_task import OPTIONS, SHARED_LAYERS, equip, third_task
 from torch import distributed as dist
 from torch import multiprocessing
 
@@ -57,9 +57,9 @@ def in_process(rank: int, num: int, port: int, names: list[str], encoder: Encode
     dist.destroy_process_group()
 
 
-def task_for(num: int, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]) -> tuple[Encoder, TaskData]:
+def task_for(num: int, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], *, joint: bool) -> tuple[Encoder, TaskData]:
     """With text for two workers, without for three."""
-    parent = toy_encoder(text=num == 2)
+    parent = toy_encoder(text=num == 2, joint=joint)
     for module in parent.modules():  # every worker draws its own dropout; without it the mathematics must agree
         if hasattr(module, "dropout") and isinstance(module.dropout, float):
             module.dropout = 0.0
@@ -72,8 +72,10 @@ def task_for(num: int, toy_encoder: Callable[..., Encoder], toy_task: Callable[.
 def by_workers(tmp_path_factory: pytest.TempPathFactory, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]) -> Path:
     """The folder with what the workers of each number learned: two by every strategy, three (slices of unequal length) by one."""
     folder = tmp_path_factory.mktemp("workers")
-    for num, names in ((2, [*STRATEGIES, *METRICS]), (3, ["correlation"])):
-        multiprocessing.spawn(in_process, args=(num, free_port(), names, *task_for(num, toy_encoder, toy_task), str(folder)), nprocs=num)
+    plain = [name for name in (*STRATEGIES, *METRICS) if name not in SHARED_LAYERS]
+    for num, names, joint in ((2, plain, False), (2, [*SHARED_LAYERS], True), (3, ["correlation"], False)):
+        given = task_for(num, toy_encoder, toy_task, joint=joint)
+        multiprocessing.spawn(in_process, args=(num, free_port(), names, *given, str(folder)), nprocs=num)
     return folder
 
 
@@ -81,7 +83,7 @@ def by_workers(tmp_path_factory: pytest.TempPathFactory, toy_encoder: Callable[.
 def test_workers_do_not_change_loss_gradient_or_weights(
     name: str, num: int, by_workers: Path, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData]
 ) -> None:
-    alone, read, terms = learn(name, *task_for(num, toy_encoder, toy_task), ALONE)
+    alone, read, terms = learn(name, *task_for(num, toy_encoder, toy_task, joint=name in SHARED_LAYERS), ALONE)
     for rank in range(num):
         together = load_file(by_workers / f"{name}-{num}-{rank}.safetensors")
         for key, value in alone.state_dict().items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from third_task import OPTIONS, equip, third_task
+from third_task import OPTIONS, SHARED_LAYERS, equip, third_task
 
 from perdure.encoders import Encoder
 from perdure.errors import DataError
@@ -62,7 +62,7 @@ def test_killed_and_resumed_equals_never_killed_bit_for_bit(
     name: str, text: bool, tmp_path: Path, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], fp32: Precision
 ) -> None:
     task = toy_task(1, text=text)
-    parent = toy_encoder(text=text)
+    parent = toy_encoder(text=text, joint=name in SHARED_LAYERS)
     whole, broken, resumed = copy.deepcopy(parent), copy.deepcopy(parent), copy.deepcopy(parent)
     whole_summary = learn_third_task(name, whole, task, fp32)
     checkpoints = FolderCheckpoints(tmp_path)

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from together import Together
 from torch import Tensor
 
 from perdure.encoders import Encoder
@@ -118,38 +119,6 @@ def learned_by(workers: Workers, name: str, encoder: Encoder, carried: dict[str,
     schedule = Schedule(epochs=1, batch_size=18, per_class=3, lr=0.01, optimizer="sgd", schedule="constant", crop=2, max_steps=2)
     train_task(encoder, strategy, data, schedule, task_index=1, precision=FP32, workers=workers)
     return {**{f"encoder.{key}": value for key, value in encoder.state_dict().items()}, **strategy.state_dict()}
-
-
-class Together:
-    """Two workers as two threads of this process; `test_gather.py` has the real processes, for every strategy."""
-
-    num = 2
-
-    def __init__(self, rank: int, barrier: threading.Barrier, table: list[list[Tensor]]) -> None:
-        self.rank = rank
-        self._barrier = barrier
-        self._table = table
-
-    def slice_of(self, size: int) -> slice:
-        return slice(0, size // 2) if self.rank == 0 else slice(size // 2, size)
-
-    def gather(self, rows: Tensor, size: int) -> Tensor:
-        parts = self._exchanged([rows.detach().clone()])
-        own = 2 * rows - rows.detach() if rows.requires_grad else rows  # the value of one, the gradient of two: see `Distributed`
-        return torch.cat([own if rank == self.rank else part for rank, (part,) in enumerate(parts)])
-
-    def average(self, tensors: Iterable[Tensor]) -> None:
-        listed = list(tensors)
-        parts = self._exchanged([each.detach().clone() for each in listed])
-        for each, one, other in zip(listed, *parts, strict=True):
-            each.detach().copy_((one + other) / 2)
-
-    def _exchanged(self, mine: list[Tensor]) -> list[list[Tensor]]:
-        self._table[self.rank] = mine
-        self._barrier.wait(60)
-        parts = list(self._table)
-        self._barrier.wait(60)
-        return parts
 
 
 @pytest.mark.parametrize("name", OPTIONS)

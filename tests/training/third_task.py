@@ -18,7 +18,9 @@ OPTIONS: dict[str, dict[str, object]] = {  # what a strategy does beside its def
     "mas": {"items": 8},
     "dual": {"inversion": {"pictures": 9, "iterations": 2}},
     "domain_uncertainty_hashing": {"labels": "class"},
+    "meta_sequential": {"items": 16},
 }
+SHARED_LAYERS = ("meta_sequential",)  # they need an encoder with a joint trunk
 
 
 def equip(name: str, encoder: Encoder) -> None:

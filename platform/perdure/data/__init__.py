@@ -2,9 +2,10 @@
 
 from perdure.catalog import Catalog
 from perdure.data.dataset import Dataset
+from perdure.data.modalities import Modalities
 from perdure.data.sequence import DatasetSequence
 from perdure.data.sources import SOURCES
 
 __all__ = ["DATASETS", "Dataset"]
 
-DATASETS: Catalog[Dataset] = Catalog("dataset", {**SOURCES, "sequence": DatasetSequence})
+DATASETS: Catalog[Dataset] = Catalog("dataset", {**SOURCES, "sequence": DatasetSequence, "modalities": Modalities})

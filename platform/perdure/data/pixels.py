@@ -68,6 +68,10 @@ class Pixels:
         self.read[rows] = True
         return self._data[rows]
 
+    def note(self, rows: NDArray[np.int64]) -> None:
+        """Rows whose words were read instead of their pixels: they count as read, too."""
+        self.read[rows] = True
+
     def forget_reads(self) -> None:
         """Start the record of what was read anew."""
         self.read[:] = False

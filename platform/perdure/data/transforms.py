@@ -20,8 +20,8 @@ class Augmentation:
     flip: Tensor  # (B,) bool
     crop: int  # pixels of padding on each side
 
-    def rows(self, part: slice) -> "Augmentation":
-        """The share of one worker."""
+    def rows(self, part: slice | Tensor) -> "Augmentation":
+        """The share of one worker, or of some pictures (a mask)."""
         return Augmentation(self.dx[part], self.dy[part], self.flip[part], self.crop)
 
 

@@ -34,12 +34,12 @@ class Encoder(nn.Module):
         text: word ids (B, L) -> (B, D); None where the data has no captions, and then there is no vocabulary either.
         classifier: (B, D) -> logits of the classes seen so far.
         hashing: (B, D) -> codes of either modality; None = the embeddings themselves are stored and compared.
-        shared: (B, D) -> (B, D), behind both towers; None where each tower's own last layer leads into the joint space.
         embedding_dim: D of the joint space, as it is trained: `joint_dim`.
         image_size: height and width that pictures are brought to before they come here.
         name: of the entry in `ENCODERS` that makes such an encoder.
         options: of that entry, as plain data.
         seed: that the weights were drawn with.
+        joint: layers behind both towers, (B, H) -> (B, D), and then the towers give H features; None: the towers give embeddings.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class Encoder(nn.Module):
         classifier: GrowingClassifier,
         hashing: HashHeads | None = None,
         *,
-        shared: nn.Linear | None = None,
         embedding_dim: int,
         image_size: int,
         name: str,
         options: Mapping[str, Any],
         seed: int,
+        joint: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.image = image
         self.text = text
-        self.shared = shared
+        self.joint = joint
         self.classifier = classifier
         self.hashing = hashing
         self.whitening: Whitening | None = None
@@ -72,16 +72,49 @@ class Encoder(nn.Module):
         self._batch_norm_frozen = False
         self._towers_frozen = False
 
-    def forward(self, images: Tensor, tokens: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, images: Tensor | None, tokens: Tensor | None = None, is_text: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Embeddings before normalisation.
 
         Args:
             images: (B, 3, H, W) float in [0, 1]; the image tower subtracts its own mean.
             tokens: (B, L) int64 word ids of one caption each, 0 = padding, or None.
+            is_text: (B,) bool where each of B items is of one modality alone: `images` has those that are pictures, `tokens` those that
+                are words, in their order; either may be None.
         Returns:
-            (B, D) float32 of the images, and (B, D) float32 of the captions; None without captions or without a text tower.
+            (B, D) float32 of the images, and (B, D) float32 of the captions; None without captions or without a text tower. With
+            `is_text`, (B, D) of the items, and None.
+        Raises:
+            ValueError: neither images nor words.
         """
-        return self._joint(self.image(images)), self._joint(self.text(tokens)) if self.text is not None and tokens is not None else None
+        return self.joined(*self.features(images, tokens, is_text))
+
+    def features(self, images: Tensor | None, tokens: Tensor | None = None, is_text: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the towers make of a batch, as in `forward`: (B, H) before the joint trunk; the embeddings where there is none."""
+        seen = None if images is None else self.image(images)
+        read = None if self.text is None or tokens is None else self.text(tokens)
+        if is_text is None:
+            if seen is None:
+                raise ValueError("an encoder was called without images; words alone are told by is_text")
+            return seen, read
+        parts = [part for part in (seen, read) if part is not None]
+        if sum(map(len, parts)) != len(is_text):
+            raise ValueError(
+                f"an encoder was called with {sum(map(len, parts))} pictures and texts that it can embed, for {len(is_text)} items"
+            )
+        num_pictures = 0 if seen is None else len(seen)
+        place_B = torch.where(is_text, num_pictures + is_text.cumsum(0) - 1, (~is_text).cumsum(0) - 1)
+        return torch.cat(parts)[place_B], None
+
+    def joined(self, features: Tensor, text_features: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What `features` gave -> embeddings before normalisation."""
+        if self.joint is None:
+            return features, text_features
+        return self.joint(features), None if text_features is None else self.joint(text_features)
+
+    @property
+    def image_path(self) -> nn.Module:
+        """Pictures -> (B, D) before normalisation, as a module of its own."""
+        return self.image if self.joint is None else nn.Sequential(self.image, self.joint)
 
     @property
     def embedding_dim(self) -> int:
@@ -93,7 +126,7 @@ class Encoder(nn.Module):
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float in [0, 1] -> (B, embedding_dim) float32 rows of unit length, in evaluation mode and without gradient."""
         with _Evaluating(self), torch.no_grad():
-            return self._finished(self._joint(self.image(images.to(self.device))), "image")
+            return self._finished(self.image_path(images.to(self.device)), "image")
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts -> (B, embedding_dim) float32 rows of unit length, in evaluation mode and without gradient.
@@ -105,14 +138,7 @@ class Encoder(nn.Module):
             raise BadQuery("this encoder has no text tower: it was learned from pictures without captions. Search by image or by item id.")
         tokens = self.vocabulary.encode(texts).to(self.device)
         with _Evaluating(self), torch.no_grad():
-            return self._finished(self._joint(self.text(tokens)), "text")
-
-    def _joint(self, features: Tensor) -> Tensor:
-        """(B, D) of a tower -> (B, D) of the joint space, in float32 also under autocast, as the towers' own last layers are."""
-        if self.shared is None:
-            return features
-        with torch.autocast(features.device.type, enabled=False):
-            return self.shared(features.float())
+            return self._finished(self.joined(self.text(tokens), None)[0], "text")
 
     def _finished(self, embeddings: Tensor, modality: Literal["image", "text"]) -> Tensor:
         """(B, D) before normalisation -> (B, embedding_dim) unit rows."""
@@ -190,7 +216,7 @@ class Encoder(nn.Module):
         return self
 
     def _towers(self) -> list[nn.Module]:
-        return [tower for tower in (self.image, self.text, self.shared, self.hashing) if tower is not None]
+        return [tower for tower in (self.image, self.text, self.joint, self.hashing) if tower is not None]
 
 
 class _Evaluating:

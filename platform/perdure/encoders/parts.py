@@ -19,6 +19,7 @@ from perdure.encoders.crow import CroW
 from perdure.encoders.encoder import Encoder
 from perdure.encoders.hashing import HashHeads
 from perdure.encoders.image_tower import ImageTower
+from perdure.encoders.joint_trunk import JointOptions, JointTrunk, SharedProjection
 from perdure.encoders.pooling import MAC, AveragePooling, GeM, Pooling, SPoC
 from perdure.encoders.rmac import RMAC
 from perdure.encoders.small_resnet import small_resnet_trunk
@@ -90,6 +91,7 @@ def small_resnet(
     projection: Literal["separate", "shared"] = "separate",
     whitening: WhiteningOptions | None = None,
     hash_bits: Bits | None = None,
+    joint: JointOptions | None = None,
 ) -> Encoder:
     """An encoder with the small residual network, to be learned from scratch.
 
@@ -106,9 +108,11 @@ def small_resnet(
         projection: what leads into the joint space; see `_dual`.
         whitening: how PCA with whitening is to be fitted after each task; null = not at all.
         hash_bits: K of codes that are stored in place of embeddings; a strategy that hashes learns them. null = none.
+        joint: layers behind the towers that all modalities share; null = none, each tower ends in a projection of its own.
     """
     trunk, channels = small_resnet_trunk(width=width, blocks=blocks)
-    image = ImageTower(nn.Sequential(trunk, pooling.build()), width=channels, embedding_dim=embedding_dim, mean=(0.5,) * 3, std=(0.25,) * 3)
+    stem_dim = JointOptions.stem_dim(joint, embedding_dim)
+    image = ImageTower(nn.Sequential(trunk, pooling.build()), width=channels, embedding_dim=stem_dim, mean=(0.5,) * 3, std=(0.25,) * 3)
     options = {
         "embedding_dim": embedding_dim,
         "image_size": image_size,
@@ -120,8 +124,9 @@ def small_resnet(
         "projection": projection,
         "whitening": whitening and whitening.model_dump(),
         "hash_bits": hash_bits,
+        "joint": joint and joint.model_dump(),
     }
-    return _dual("small_resnet", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
+    return _dual("small_resnet", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier, joint=joint)
 
 
 def torchvision(
@@ -138,6 +143,7 @@ def torchvision(
     projection: Literal["separate", "shared"] = "separate",
     whitening: WhiteningOptions | None = None,
     hash_bits: Bits | None = None,
+    joint: JointOptions | None = None,
 ) -> Encoder:
     """An encoder on any of torchvision's classification models.
 
@@ -154,9 +160,11 @@ def torchvision(
         projection: what leads into the joint space; see `_dual`.
         whitening: how PCA with whitening is to be fitted after each task; null = not at all.
         hash_bits: K of codes that are stored in place of embeddings; a strategy that hashes learns them. null = none.
+        joint: layers behind the towers that all modalities share; null = none, each tower ends in a projection of its own.
     """
     trunk = torchvision_trunk(architecture, weights=weights, image_size=image_size, pooling=pooling.build())
-    image = ImageTower(trunk.module, width=trunk.width, embedding_dim=embedding_dim, mean=trunk.mean, std=trunk.std)
+    stem_dim = JointOptions.stem_dim(joint, embedding_dim)
+    image = ImageTower(trunk.module, width=trunk.width, embedding_dim=stem_dim, mean=trunk.mean, std=trunk.std)
     options = {
         "architecture": architecture,
         "weights": weights,
@@ -168,8 +176,9 @@ def torchvision(
         "projection": projection,
         "whitening": whitening and whitening.model_dump(),
         "hash_bits": hash_bits,
+        "joint": joint and joint.model_dump(),
     }
-    return _dual("torchvision", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier)
+    return _dual("torchvision", options, image, with_text=with_text, seed=seed, text=text, classifier=classifier, joint=joint)
 
 
 def _dual(
@@ -181,6 +190,7 @@ def _dual(
     seed: int,
     text: TextPart,
     classifier: Literal["cosine", "linear"],
+    joint: JointOptions | None,
 ) -> Encoder:
     """Join an image tower with the text tower that was asked for and an empty classifier.
 
@@ -204,13 +214,17 @@ def _dual(
     tower = None
     if with_text and text.name != "none":
         # Another seed than the classifier's, or new words and new classes would get the same rows.
-        tower = TEXT_TOWERS.build("bilstm" if text.name == "auto" else text.name, text.options, dim, seed + 1)
+        tower = TEXT_TOWERS.build("bilstm" if text.name == "auto" else text.name, text.options, JointOptions.stem_dim(joint, dim), seed + 1)
     image.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stubs lack this form)
     head = GrowingClassifier(dim, kind=classifier, seed=seed)
-    shared = nn.Linear(dim, dim) if options["projection"] == "shared" else None  # last, so that the towers' draws stay what they were
+    trunk: nn.Module | None = None if joint is None else JointTrunk(joint.hidden, dim)
+    if options["projection"] == "shared":
+        if joint is not None:
+            raise ConfigError(f"encoder '{name}'", ["projection=shared and joint: both are layers behind the towers; leave one out"])
+        trunk = SharedProjection(dim)
     hashing = None if bits is None else HashHeads(dim, bits)
     size = int(options["image_size"])
-    return Encoder(image, tower, head, hashing, shared=shared, embedding_dim=dim, image_size=size, name=name, options=options, seed=seed)
+    return Encoder(image, tower, head, hashing, joint=trunk, embedding_dim=dim, image_size=size, name=name, options=options, seed=seed)
 
 
 ENCODERS: Catalog[Encoder] = Catalog("encoder", {"small_resnet": small_resnet, "torchvision": torchvision})

@@ -110,9 +110,9 @@ def _own_losses(
     """l_i of every item, () each."""
     for group in groups:
         with torch.no_grad():
-            image_GD, text_GD = _embed(encoder, group.images, group.tokens)
+            image_GD, text_GD = _embed(encoder, group)
         for row in range(len(group.labels)):
-            image, text = _embed_item(encoder, group, row)
+            image, text = _embed(encoder, group.item(row))
             own_text = None if text_GD is None or text is None else _with_row(text_GD, row, text)
             embedded = Embedded(group.labels, _with_row(image_GD, row, image), own_text)
             with _only_row(heads, row):
@@ -124,7 +124,7 @@ def _squared_lengths(encoder: nn.Module, groups: Iterable[Batch]) -> Iterator[Te
     unit_towers: Tensor | None = None
     for group in groups:
         for row in range(len(group.labels)):
-            embeddings = [each for each in _embed_item(encoder, group, row) if each is not None]
+            embeddings = [each for each in _embed(encoder, group.item(row)) if each is not None]
             lengths = torch.stack([each.square().sum() for each in embeddings])
             unit = (lengths.detach() - 1).abs() < _UNIT
             unit_towers = unit if unit_towers is None else unit_towers & unit
@@ -136,14 +136,8 @@ def _squared_lengths(encoder: nn.Module, groups: Iterable[Batch]) -> Iterator[Te
         )
 
 
-def _embed(encoder: nn.Module, images: Tensor, tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    return encoder(images, tokens)
-
-
-def _embed_item(encoder: nn.Module, group: Batch, row: int) -> tuple[Tensor, Tensor | None]:
-    """The embeddings of a batch of one, (1, D) each."""
-    own = slice(row, row + 1)
-    return _embed(encoder, group.images[own], None if group.tokens is None else group.tokens[own])
+def _embed(encoder: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    return encoder(*batch.inputs)
 
 
 def _with_row(rows_GD: Tensor, row: int, own_1D: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def _asked(asking: Asking, tasks: Sequence[Task]) -> tuple[list[Example], list[C
     shown = tasks if len(tasks) <= _TASKS else (*tasks[: _TASKS - 1], tasks[-1])
     examples: list[Example] = []
     changes: list[Change] = []
-    for kind in ("image", "text") if asking.prepared.with_text else ("image",):
+    for kind in ("image", "text", "words") if asking.prepared.with_text else ("image",):
         spread = [asking.spread(kind, task, _PER_TASK) for task in shown]
         picked = [
             (rows[pick], task.index) for pick in range(_PER_TASK) for task, rows in zip(shown, spread, strict=True) if pick < len(rows)

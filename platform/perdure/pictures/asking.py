@@ -60,7 +60,7 @@ class Asking:
         """A query as a user would ask it, with its hits; as of the release before, too, where that knew the query's task."""
         item = self._item(row)
         image = self.prepared.dataset.image_bytes(row)
-        query = Query(text=item.captions[0]) if kind == "text" else Query(image=image)
+        query = Query(image=image) if kind == "image" else Query(text=item.captions[0])
         before = None
         if self.before is not None and task <= self.before.release.task:
             before = self._hits(kind, row, query, self.before)
@@ -74,7 +74,7 @@ class Asking:
         An answer is judged by the sum over its right hits k of 1/k, now less before.
 
         Args:
-            kind: "image" or "text".
+            kind: "image", "text", or "words", of items that are words alone.
             earlier: the tasks before the last one.
             leave_out: rows that are examples already.
         Returns:
@@ -118,8 +118,8 @@ class Asking:
         """(Q, K) whether each hit is right, False where a list is shorter; queries by the embeddings that are there already."""
         picked = np.array(rows, dtype=np.int64)
         parts = {ref: self.embeddings(ref).of(picked) for ref in retriever.release.encoders()}
-        vectors = {ref: part.image if kind == "image" else _first_captions(part) for ref, part in parts.items()}
-        modality = "image" if kind == "image" else "text"
+        vectors = {ref: _first_captions(part) if kind == "text" else part.image for ref, part in parts.items()}
+        modality = "text" if kind == "text" else "image"
         queries = [Query(vectors={ref: matrix[at] for ref, matrix in vectors.items()}, made_of=modality) for at in range(len(rows))]
         out = np.zeros((len(rows), _HITS), dtype=np.bool_)
         for at, (row, found) in enumerate(zip(rows, retriever.search_many(queries, _HITS + 1), strict=True)):
@@ -128,19 +128,24 @@ class Asking:
         return out
 
     def _others(self, kind: str, row: int, hits: Sequence[Hit]) -> list[Hit]:
-        """The first K hits; a picture does not find itself."""
+        """The first K hits; an item does not find itself, but a caption its picture."""
         return [hit for hit in hits if kind == "text" or hit.id != self._item(row).id][:_HITS]
 
     def _is_right(self, kind: str, row: int, hit: Hit) -> bool:
-        """A caption's own picture; to a picture, another one of its class."""
+        """To a caption, its own picture; to an item, another one of its class."""
         return hit.id == self._item(row).id if kind == "text" else hit.label == self._item(row).label
 
     def _askable(self, kind: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows that have what a query of this kind needs."""
-        return rows if kind == "image" else np.array([row for row in rows if self._item(row).captions], dtype=np.int64)
+        has_it: dict[str, Callable[[Item], bool]] = {
+            "image": lambda item: item.modality != "text",
+            "text": lambda item: item.modality is None and bool(item.captions),
+            "words": lambda item: item.modality == "text",
+        }
+        return np.array([row for row in rows if has_it[kind](self._item(row))], dtype=np.int64)
 
     def _answerable(self, kind: str, task: Task) -> NDArray[np.int64]:
-        """Query rows of a task that have a right answer: words, their own picture; a picture, another one of its class."""
+        """Query rows of a task that have a right answer: to a caption, its own picture; to an item, another one of its class."""
         rows, labels = self._askable(kind, task.query), self.prepared.stream.labels
         if kind == "text":
             return rows[np.isin(rows, task.gallery)]

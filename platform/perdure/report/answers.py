@@ -13,10 +13,11 @@ __all__ = ["answers"]
 _OPEN = 3
 """Queries of a group that are shown at once; the rest are folded away."""
 
-_TITLES = {"image": "Search by picture", "text": "Search by words"}
+_TITLES = {"image": "Search by picture", "text": "Search by words", "words": "Search by words"}
 _RIGHT = {
     "image": "A hit is right (✓) when it is of the query's class.",
     "text": "A hit is right (✓) when the words were written for it; another picture of its class is marked ≈.",
+    "words": "A hit is right (✓) when it is of the class that the words are about, whatever its modality.",
 }
 
 
@@ -66,7 +67,7 @@ def _example(example: Example, report: Report, pictures: ReportPictures) -> str:
     own = strategy_words(report) if found else ""
     rows.append(_answer(last, own, example.hits, example))
     rows += [_answer(last, name, other.hits, example, told=False) for name, other in found]
-    if example.kind == "text":
+    if example.kind in ("text", "words"):
         query = f"<blockquote>{escaped(example.text)}</blockquote><span>{_dot(example.task)}{escaped(example.label)}</span>"
     else:
         words = f"<span>{escaped(example.text)}</span>" if example.text != example.label else ""

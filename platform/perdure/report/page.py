@@ -14,6 +14,7 @@ from perdure.report.cross_modal import cross_modal
 from perdure.report.datasets import datasets
 from perdure.report.inversions import inversions
 from perdure.report.markup import LOGO, escaped, percent, signed, write_page
+from perdure.report.modalities import modalities
 from perdure.report.neighbourhoods import neighbourhoods
 from perdure.report.pictures import ReportPictures
 from perdure.report.reading import (
@@ -59,6 +60,7 @@ def write_html(report: Report, pictures: ReportPictures, path: Path) -> None:
         ("knows", "What it knows", sections.matrices(runs)),
         ("forgets", "What it forgets", sections.over_time(runs)),
         ("datasets", "Seen and unseen classes", datasets(runs)),
+        ("modalities", "Across modalities", modalities(report)),
         ("classifies", "How it classifies", classification(runs)),
         ("codes", "What its bits find", codes(report)),
         ("modalities", "Across modalities", cross_modal(report)),

@@ -38,7 +38,7 @@ _CLASSES = "classes"  # beside the matrices in grams.npz
 class Example:
     """One query and what came back, best first."""
 
-    kind: str  # "image" or "text"
+    kind: str  # "image", "text", or "words" of an item that is words alone
     text: str  # the words of a text query; of a picture, what it shows
     image: bytes | None  # of an image query: PNG, JPEG or WebP
     label: str  # the class that would be right
@@ -56,7 +56,7 @@ class Example:
 class Change:
     """What the last task did to the first hits of queries of earlier tasks."""
 
-    kind: str  # "image" or "text"
+    kind: str  # as of `Example`
     queries: int  # that were asked of the release before and of the last one
     right_before: int
     right_after: int

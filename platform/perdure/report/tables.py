@@ -62,7 +62,7 @@ def summary_table(report: Report) -> str:
     cells = [[f"after {shorten(task_name(report, t), 24)}", *map(_cell, row[: len(names)])] for t, row in enumerate(matrix)]
     summary = summary_of(report, metric)
     figures = [f"{title_of(key).lower()} {_cell(summary[key])}" for key in (*COMPARED, "unseen", "H") if summary.get(key) is not None]
-    lines = [_text_table(head, cells, words=1), "", "   ".join(figures), *_datasets(report)]
+    lines = [_text_table(head, cells, words=1), "", "   ".join(figures), *_datasets(report), *_modalities(report)]
     if report.get("releases"):
         lines.append(f"released: {', '.join(map(release_id, report['releases']))}")
     return "\n".join(lines)
@@ -75,6 +75,15 @@ def _datasets(report: Report) -> list[str]:
     keys = ("seen", "unseen", "H")
     cells = [[shorten(row["name"], 24), *(_cell(row[key]) for key in keys)] for row in last]
     return ["", _text_table([f"{metric_title(last[0]['metric'])} after the last task", *keys], cells, words=1)] if last else []
+
+
+def _modalities(report: Report) -> list[str]:
+    """From one modality into another after the last task, where the run's tasks are modalities."""
+    told: dict[str, Any] = report.get("modalities") or {}
+    cells = [
+        [f"{pair['query']} to {pair['gallery']}", _cell(pair["recall@1"][-1]), _cell(pair["map"][-1])] for pair in told.get("pairs", [])
+    ]
+    return ["", _text_table(["across modalities after the last task", "Recall@1", "mAP"], cells, words=1)] if cells else []
 
 
 def _has_seeds(rows: Sequence[Row]) -> bool:

@@ -19,8 +19,8 @@ from perdure.data.transforms import to_float
 from perdure.encoders.encoder import Encoder
 from perdure.metrics.classification import top1
 from perdure.metrics.continual import averages
-from perdure.records import Task
-from perdure.retrieval.evaluation import SplitEmbeddings
+from perdure.records import Item, Task
+from perdure.retrieval.evaluation import SplitEmbeddings, are_words
 
 __all__ = ["CLASSIFICATION_DEFINITIONS", "CLASSIFICATION_METRICS", "ClassMeans", "class_means", "classification_metrics", "top1_over_time"]
 
@@ -69,20 +69,23 @@ class ClassMeans:
         return cls(arrays["classes"], arrays["means"])
 
 
-def class_means(encoder: Encoder, pixels: Pixels, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> ClassMeans:
+def class_means(
+    encoder: Encoder, pixels: Pixels, rows: NDArray[np.int64], labels: NDArray[np.int64], items: Sequence[Item] = ()
+) -> ClassMeans:
     """The means of the classes among some training rows, each over at most 50 of them, evenly spaced.
 
     Args:
         encoder: that has just learned them.
         rows: (n,) of the dataset; none where a task was learned in no step, and then there are no means.
         labels: (n,) class id of each.
+        items: the dataset's; () where all are pictures.
     """
     if len(rows) == 0:
         return ClassMeans(np.zeros(0, dtype=np.int64), np.zeros((0, encoder.joint_dim), dtype=np.float32))
     classes = np.unique(labels)
     members = [np.sort(rows[labels == label]) for label in classes]
     chosen = [own[np.unique(np.linspace(0, len(own) - 1, min(len(own), _PER_MEAN)).astype(np.int64))] for own in members]
-    vectors = functional.normalize(_joint(encoder, pixels, np.concatenate(chosen)), dim=1)
+    vectors = functional.normalize(_joint(encoder, pixels, np.concatenate(chosen), items), dim=1)
     means = torch.stack([part.mean(dim=0) for part in vectors.split([len(own) for own in chosen])])
     return ClassMeans(classes, functional.normalize(means, dim=1).numpy())
 
@@ -97,6 +100,7 @@ def classification_metrics(
     learned: int,
     trained: bool,
     means: ClassMeans | None,
+    items: Sequence[Item] = (),
 ) -> dict[str, list[float | None]]:
     """One row of each matrix of `CLASSIFICATION_METRICS`; see `CLASSIFICATION_DEFINITIONS`.
 
@@ -109,13 +113,14 @@ def classification_metrics(
         learned: how many of the tasks were learned.
         trained: whether anything trains the classifier.
         means: of every class learned so far; None where they are not known.
+        items: the dataset's; () where all are pictures.
     Returns:
         for each name a value for each task.
     """
     known = np.unique(np.concatenate([labels[task.train] for task in tasks[:learned]]))
     position = {int(row): at for at, row in enumerate(embeddings.rows)}
     as_it_is = encoder.stores_what_it_trains and encoder.classifier.kind == "cosine"  # cosine logits do not depend on the length
-    joint = torch.from_numpy(embeddings.image) if as_it_is else _joint(encoder, pixels, embeddings.rows)
+    joint = torch.from_numpy(embeddings.image) if as_it_is else _joint(encoder, pixels, embeddings.rows, items)
     with torch.no_grad():
         logits = encoder.classifier(joint.to(encoder.device)).cpu().numpy()
     vectors = functional.normalize(joint, dim=1).numpy()
@@ -155,14 +160,27 @@ def _by_means(vectors: NDArray[np.float32], own: NDArray[np.int64], known: NDArr
     return top1(vectors @ means.means.T, columns, [column_of[int(label)] for label in known])
 
 
-def _joint(encoder: Encoder, pixels: Pixels, rows: NDArray[np.int64]) -> torch.Tensor:
+def _joint(encoder: Encoder, pixels: Pixels, rows: NDArray[np.int64], items: Sequence[Item]) -> torch.Tensor:
     """(n, D) float32 embeddings of rows as they are trained: before normalisation and before a whitening."""
     was_training = encoder.training
     encoder.eval()
     parts: list[torch.Tensor] = []
+    is_text = are_words(items, rows) if items else np.zeros(len(rows), dtype=np.bool_)
     with torch.no_grad():
         for start in range(0, len(rows), _BATCH):
-            images = to_float(torch.from_numpy(pixels.take(rows[start : start + _BATCH])))
-            parts.append(encoder(images.to(encoder.device))[0].float().cpu())
+            some = slice(start, start + _BATCH)
+            inputs = _inputs(encoder, pixels, rows[some], is_text[some], items)
+            parts.append(encoder(*inputs)[0].float().cpu())
     encoder.train(was_training)
     return torch.cat(parts)
+
+
+def _inputs(
+    encoder: Encoder, pixels: Pixels, rows: NDArray[np.int64], is_text: NDArray[np.bool_], items: Sequence[Item]
+) -> tuple[torch.Tensor | None, ...]:
+    """What the encoder is called with for some items."""
+    images = None if is_text.all() else to_float(torch.from_numpy(pixels.take(rows[~is_text]))).to(encoder.device)
+    if not is_text.any() or encoder.vocabulary is None:
+        return (images,)
+    words = encoder.vocabulary.encode([items[int(row)].captions[0] for row in rows[is_text]])
+    return images, words.to(encoder.device), torch.from_numpy(is_text).to(encoder.device)

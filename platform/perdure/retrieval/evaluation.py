@@ -19,7 +19,16 @@ from perdure.metrics.retrieval import pair_metrics, retrieval_metrics
 from perdure.records import EncoderRef, Hits, Item, Release, Task
 from perdure.retrieval.compensation import Modality, QueryDrift, asked
 
-__all__ = ["TASK_DEFINITIONS", "SplitEmbeddings", "embed_images", "embed_split", "search_metrics", "task_metrics"]
+__all__ = [
+    "TASK_DEFINITIONS",
+    "SplitEmbeddings",
+    "are_words",
+    "embed_images",
+    "embed_items",
+    "embed_split",
+    "search_metrics",
+    "task_metrics",
+]
 
 TASK_DEFINITIONS = {
     "recall@k of a task": "Image to image by class label, leave-one-out inside the task's own test split (the known-task setting).",
@@ -36,7 +45,7 @@ class SplitEmbeddings:
     """One encoder version's embeddings of a set of rows, unit length."""
 
     rows: NDArray[np.int64]  # (n,) rows of the dataset
-    image: NDArray[np.float32]  # (n, D)
+    image: NDArray[np.float32]  # (n, D) of the items: of their pictures, or of their words where they are words alone
     text: NDArray[np.float32] | None  # (m, D) every caption
     text_of: NDArray[np.int64]  # (m,) position in `rows` of the captioned picture
 
@@ -66,15 +75,35 @@ def embed_images(
     return np.concatenate(parts) if parts else np.zeros((0, encoder.embedding_dim), dtype=np.float32)
 
 
+def embed_items(encoder: Encoder, pixels: Pixels, items: Sequence[Item], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n, D) unit embeddings of items: of their pictures, or of their first caption where they are words alone."""
+    is_text = are_words(items, rows)
+    if not is_text.any():
+        return embed_images(encoder, pixels, rows)
+    out = np.empty((len(rows), encoder.embedding_dim), dtype=np.float32)
+    out[~is_text] = embed_images(encoder, pixels, rows[~is_text])
+    out[is_text] = _embed_texts(encoder, [items[int(row)].captions[0] for row in rows[is_text]])
+    return out
+
+
+def are_words(items: Sequence[Item], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) which items are words alone."""
+    return np.array([items[int(row)].modality == "text" for row in rows], dtype=np.bool_)
+
+
 def embed_split(encoder: Encoder, pixels: Pixels, items: Sequence[Item], rows: NDArray[np.int64]) -> SplitEmbeddings:
-    """Pictures, and captions when the encoder has a text tower."""
-    image = embed_images(encoder, pixels, rows)
-    captions = [(at, caption) for at, row in enumerate(rows) for caption in items[int(row)].captions]
+    """Items, and the captions of pictures when the encoder has a text tower."""
+    image = embed_items(encoder, pixels, items, rows)
+    captions = [(at, caption) for at, row in enumerate(rows) if items[int(row)].modality is None for caption in items[int(row)].captions]
     if encoder.text is None or not captions:
         return SplitEmbeddings(rows, image, None, np.zeros(0, dtype=np.int64))
-    texts = [caption for _, caption in captions]
+    text = _embed_texts(encoder, [caption for _, caption in captions])
+    return SplitEmbeddings(rows, image, text, np.array([at for at, _ in captions], dtype=np.int64))
+
+
+def _embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
     parts = [encoder.embed_texts(texts[start : start + _BATCH]).float().cpu().numpy() for start in range(0, len(texts), _BATCH)]
-    return SplitEmbeddings(rows, image, np.concatenate(parts), np.array([at for at, _ in captions], dtype=np.int64))
+    return np.concatenate(parts)
 
 
 def task_metrics(embeddings: SplitEmbeddings, task: Task, labels: NDArray[np.int64]) -> dict[str, float | None]:

@@ -23,6 +23,7 @@ from perdure.retrieval.codes import code_metrics
 from perdure.retrieval.compensation import QUERY_DRIFT, QueryDrift, load_drifts, mean_drift
 from perdure.retrieval.cross_modal import cross_modal_drift, cross_modal_recalls
 from perdure.retrieval.evaluation import SplitEmbeddings, embed_split, search_metrics, task_metrics
+from perdure.retrieval.modalities import across_modalities
 from perdure.run.report import COUNTS, Row, main_metric
 from perdure.strategies import STRATEGIES, Strategy
 
@@ -79,6 +80,8 @@ class StreamMeasures:
         if stream.unseen_of:
             apart = [{} if task is None else task_metrics(embeddings, task, stream.labels) for task in stream.unseen_of]
             out["unseen_row"] = {name: [row.get(name) for row in apart] for name in rows[0]}
+        if any(task.modality is not None for task in stream.tasks):
+            out["modalities"] = across_modalities(embeddings, stream.tasks, stream.labels, learned=learned.index + 1)
         out["classification"] = self._classify(learned, encoder, embeddings, means)
         if encoder.hashing is not None:
             out["codes"] = self._codes(learned, embeddings)
@@ -106,11 +109,12 @@ class StreamMeasures:
             learned=task.index + 1,
             trained=strategy.classifies(task.index + 1),
             means=means,
+            items=self.prepared.dataset.items,
         )
 
     def class_means(self, task: Task, encoder: Encoder, rows: NDArray[np.int64]) -> ClassMeans:
         """Of all classes so far: the parent's, and new ones of the classes among the rows that this task was trained on."""
-        new = class_means(encoder, self.prepared.pixels, rows, self.prepared.stream.labels[rows])
+        new = class_means(encoder, self.prepared.pixels, rows, self.prepared.stream.labels[rows], self.prepared.dataset.items)
         parent = pipeline.parent_of(self.config, task.index)
         stored = {} if parent is None else self.registry.files(parent)
         return ClassMeans.load(stored[CLASS_MEANS]).replaced_by(new) if CLASS_MEANS in stored else new

@@ -19,6 +19,7 @@ from perdure.retrieval.classification import CLASSIFICATION_DEFINITIONS, CLASSIF
 from perdure.retrieval.codes import CODE_DEFINITIONS
 from perdure.retrieval.cross_modal import CROSS_MODAL_DEFINITIONS
 from perdure.retrieval.evaluation import TASK_DEFINITIONS, SplitEmbeddings
+from perdure.retrieval.modalities import MODALITY_DEFINITIONS, over_tasks
 from perdure.retrieval.profiles import profiles
 from perdure.stream.task_stream import TaskStream
 
@@ -58,6 +59,7 @@ def compose_report(
     summary = _summary(matrices, [meta["metrics"].get("unseen") for meta in metas], unseen, baseline, sizes)
     codes = [meta["metrics"]["codes"] for meta in metas if "codes" in meta["metrics"]]
     releases = registry.releases(config.name)
+    across = [meta["metrics"]["modalities"] for meta in metas if "modalities" in meta["metrics"]]
     return {
         "name": config.name,
         "config": config.plain(),
@@ -70,6 +72,7 @@ def compose_report(
             **(DATASET_DEFINITIONS if unseen else {}),
             **(CODE_DEFINITIONS if codes else {}),
             **({**CROSS_MODAL_DEFINITIONS, **DRIFT_DEFINITIONS} if cross_modal else {}),
+            **(MODALITY_DEFINITIONS if across else {}),
         },
         "tasks": [
             {
@@ -101,6 +104,7 @@ def compose_report(
         **({"codes": codes} if codes else {}),
         **_datasets([task.name for task in stream.tasks], matrices, unseen),
         **({"cross_modal": cross_modal} if cross_modal else {}),
+        **({"modalities": over_tasks(across, [task.modality for task in stream.tasks])} if across else {}),
         "releases": [release.id for release in releases],
         "encoders": [str(ref) for ref in refs],
         "train": [

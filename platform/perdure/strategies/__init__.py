@@ -15,6 +15,7 @@ from perdure.strategies.l1 import L1Distillation
 from perdure.strategies.l2 import L2Distillation
 from perdure.strategies.lwf import LearningWithoutForgetting
 from perdure.strategies.mas import MAS
+from perdure.strategies.meta_sequential import MetaSequential
 from perdure.strategies.mmd import MMDDistillation
 from perdure.strategies.nce_ewc import NCEWithEWC
 from perdure.strategies.ranking import Ranking
@@ -41,5 +42,6 @@ STRATEGIES: Catalog[Strategy] = Catalog(
         "nce_ewc": NCEWithEWC,
         "adversarial_alignment": AdversarialAlignment,
         "domain_uncertainty_hashing": DomainUncertaintyHashing,
+        "meta_sequential": MetaSequential,
     },
 )

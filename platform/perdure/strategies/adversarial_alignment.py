@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from perdure.encoders.encoder import Encoder
-from perdure.errors import ConfigError
 from perdure.losses import (
     batch_triplet,
     bidirectional_triplet,
@@ -63,8 +62,7 @@ class AdversarialAlignment(Strategy):
         ranking: Ranking = ALIGNMENT_RANKING,
     ) -> None:
         super().__init__(ranking=ranking)
-        if ranking.metric is not None:
-            raise ConfigError(f"strategy '{self.name}'", [f"ranking.metric={ranking.metric.name} has no part in it; leave it out"])
+        ranking.refuse_metric(self.name)
         self._imbalance = imbalance
         self._temperature = temperature
         self._projection = projection

@@ -35,7 +35,7 @@ class DomainUncertaintyHashing(Strategy):
     whatever their weights. Protects nothing of earlier tasks; the predictors begin anew with each.
 
     Raises:
-        ConfigError: (when a task begins) the encoder has no hash heads, or the stream no captions.
+        ConfigError: ranking.metric is given; (when a task begins) the encoder has no hash heads, or the stream no captions.
     Deviations: the thesis sums over items, pairs and bits, with weights 100, 1, 1, 0.1, 1; here those are means, so that no weight follows
     the size of a batch or the length of a code (labels are summed, an item has few), and the weights are 1, 1, 1, 0.1, 0.1: from random
     weights, more of L_d or L_q fixes the signs before anything is told apart. It drops nine of ten units of the predictors out; here
@@ -59,6 +59,7 @@ class DomainUncertaintyHashing(Strategy):
         ranking: Ranking = DEFAULT_RANKING,
     ) -> None:
         super().__init__(ranking=ranking)
+        ranking.refuse_metric(self.name)
         self._weights = {"domain": domain, "pairs": pairs, "labels": label, "levels": levels, "quantisation": quantisation}
         self._labels = labels
         self._dropout = dropout

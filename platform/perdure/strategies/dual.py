@@ -142,7 +142,7 @@ class DualDistillation(Distiller):
         if self._teacher is None or self._inversion is None or self._task is None:
             return
         self._made = invert(
-            self._teacher.encoder.image,
+            self._teacher.encoder.image_path,
             torch.arange(self._teacher.num_classes),
             self._inversion,
             image_size=self._teacher.encoder.image_size,

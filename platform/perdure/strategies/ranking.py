@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from perdure.encoders.encoder import Encoder
+from perdure.errors import ConfigError
 from perdure.losses import Mining, PairMining, batch_triplet, bidirectional_triplet, cross_entropy_over, unit_rows
 from perdure.losses.metric import PER_CLASS
 from perdure.losses.metric.objective import MetricObjective
@@ -97,6 +98,15 @@ class Ranking(BaseModel):
         if not terms:
             raise ValueError("ranking: only 'pairs' has a weight, but the batch has no text; give triplet or cross_entropy a weight")
         return terms
+
+    def refuse_metric(self, strategy: str) -> None:
+        """For a strategy whose objective has no place for one.
+
+        Raises:
+            ConfigError: there is a metric.
+        """
+        if self.metric is not None:
+            raise ConfigError(f"strategy '{strategy}'", [f"ranking.metric={self.metric.name} has no part in it; leave it out"])
 
     @property
     def _metric_weight(self) -> float:

@@ -40,8 +40,8 @@ class FrozenTeacher:
 
         Words that came after the teacher's time are unknown words to its text tower.
         """
-        self._follow(batch.images)
-        image, text = self._encoder(batch.images, batch.tokens)
+        self._follow(batch)
+        image, text = self._encoder(*batch.inputs)
         seen = {"teacher_image": image} if text is None else {"teacher_image": image, "teacher_text": text}
         if batch.synthetic is not None:
             seen["teacher_synthetic"] = self._encoder(batch.synthetic)[0]
@@ -52,14 +52,15 @@ class FrozenTeacher:
         """(B, D) its own embeddings before normalisation -> (B, n) its logits of the old classes."""
         return self._encoder.classifier(embeddings)
 
-    def _follow(self, images: Tensor) -> None:
+    def _follow(self, batch: Batch) -> None:
         """Go where the batch is: the loop places the student after `begin_task`, and a teacher in another layout is slow."""
-        channels_last = images.is_contiguous(memory_format=torch.channels_last)
-        if self._placed != (images.device, channels_last):
-            self._encoder.to(images.device)
+        device = batch.labels.device
+        channels_last = batch.images is not None and batch.images.is_contiguous(memory_format=torch.channels_last)
+        if self._placed != (device, channels_last):
+            self._encoder.to(device)
             if channels_last:
                 self._encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-            self._placed = (images.device, channels_last)
+            self._placed = (device, channels_last)
 
 
 def taught_pairs(batch: Embedded) -> list[tuple[Tensor, Tensor]]:

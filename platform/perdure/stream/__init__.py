@@ -5,6 +5,7 @@ from perdure.stream.by_group import by_group
 from perdure.stream.class_incremental import class_incremental
 from perdure.stream.cross_modal import cross_modal
 from perdure.stream.dataset_sequence import dataset_sequence
+from perdure.stream.modality_sequence import modality_sequence
 from perdure.stream.task_stream import TaskStream
 
 __all__ = ["STREAMS", "TaskStream"]
@@ -16,5 +17,6 @@ STREAMS: Catalog[TaskStream] = Catalog(
         "by_group": by_group,
         "dataset_sequence": dataset_sequence,
         "cross_modal": cross_modal,
+        "modality_sequence": modality_sequence,
     },
 )

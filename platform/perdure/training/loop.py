@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from perdure.data.pixels import Pixels
 from perdure.data.sampler import PKSampler
-from perdure.data.transforms import augment, draw, to_float
+from perdure.data.transforms import Augmentation, augment, draw, to_float
 from perdure.encoders.encoder import Encoder
 from perdure.errors import DataError
 from perdure.records import Batch, Embedded
@@ -50,6 +50,7 @@ class TaskData:
     captions: list[tuple[str, ...]] | None = None  # n tuples, or None for a stream without text
     tasks: NDArray[np.int64] | None = None  # (n,) the task that each row came with, where they came with several (joint)
     tags: NDArray[np.bool_] | None = None  # (n, C) every label that applies, or None where the strategy does not read them
+    is_text: NDArray[np.bool_] | None = None  # (n,) which are words alone, where each item is of one modality; None: all are pictures
 
 
 @dataclass
@@ -112,7 +113,8 @@ def train_task(
     for module in trained.values():
         precision.place(module)
     optimizer = make_optimizer(nn.ModuleDict(trained), schedule)
-    tokens = _Tokens(encoder, data.captions) if encoder.text is not None and data.captions is not None else None
+    has_words = data.is_text is None or bool(data.is_text.any())
+    tokens = _Tokens(encoder, data.captions, data.is_text) if has_words and encoder.text is not None and data.captions is not None else None
     meter = _Meter(sampler.steps_per_epoch)
     data.pixels.forget_reads()
     first_step = 0
@@ -156,7 +158,7 @@ def train_task(
         optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:  # not where all that it depends on is frozen
             loss.backward()
-        _average(trained.values(), workers)
+        _average(trained.values(), workers, uneven=data.is_text is not None)
         strategy.before_step(encoder)
         if schedule.clip_norm is not None:
             for module in trained.values():  # each by itself: a teacher that learns beside must not shorten the student's step
@@ -213,18 +215,45 @@ def _draw(
     size = len(positions)
     augmentation = draw(size, generator, crop=schedule.crop, flip=schedule.flip)
     words = None if tokens is None else tokens.draw(positions, generator)
-    own = workers.slice_of(size)
+    return _batch(data, positions, workers.slice_of(size), words, augmentation, precision), size
+
+
+def _batch(
+    data: TaskData,
+    positions: NDArray[np.int64],
+    own: slice,
+    words: Tensor | None,
+    augmentation: Augmentation | None,
+    precision: Precision,
+) -> Batch:
+    """One worker's slice of a global batch; `words` are those of the whole batch, of every item or of the ones that are words alone."""
     rows = data.rows[positions[own]]
-    pixels = torch.from_numpy(data.pixels.take(rows))
-    batch = Batch(
-        rows=torch.from_numpy(rows),
-        labels=torch.from_numpy(data.labels[positions[own]]).to(precision.device),
-        images=precision.images(to_float(augment(pixels, augmentation.rows(own)))),
-        tokens=None if words is None else words[own].to(precision.device),
-        tasks=None if data.tasks is None else torch.from_numpy(data.tasks[positions[own]]).to(precision.device),
-        tags=None if data.tags is None else torch.from_numpy(data.tags[positions[own]]).float().to(precision.device),
+    labels = torch.from_numpy(data.labels[positions[own]]).to(precision.device)
+    beside = {
+        "tasks": None if data.tasks is None else torch.from_numpy(data.tasks[positions[own]]).to(precision.device),
+        "tags": None if data.tags is None else torch.from_numpy(data.tags[positions[own]]).float().to(precision.device),
+    }
+    if data.is_text is None:
+        images = _images(data, rows, None if augmentation is None else augmentation.rows(own), precision)
+        return Batch(torch.from_numpy(rows), labels, images, None if words is None else words[own].to(precision.device), **beside)
+    is_text = data.is_text[positions]
+    first, picture = int(is_text[: own.start].sum()), ~is_text[own]
+    drawn = None if augmentation is None else augmentation.rows(own).rows(torch.from_numpy(picture))
+    data.pixels.note(rows[~picture])
+    return Batch(
+        torch.from_numpy(rows),
+        labels,
+        _images(data, rows[picture], drawn, precision) if picture.any() else None,
+        None if words is None or picture.all() else words[first : first + int((~picture).sum())].to(precision.device),
+        is_text=torch.from_numpy(~picture).to(precision.device),
+        **beside,
     )
-    return batch, size
+
+
+def _images(data: TaskData, rows: NDArray[np.int64], augmentation: Augmentation | None, precision: Precision) -> Tensor:
+    """The pictures of some rows, as an encoder wants them."""
+    pixels = torch.from_numpy(data.pixels.take(rows))
+    return precision.images(to_float(pixels if augmentation is None else augment(pixels, augmentation)))
 
 
 def _embed(
@@ -242,9 +271,17 @@ def _embed(
     Synthetic pictures go through the encoder in one pass with the others, so that BatchNorm sees the mixed batch.
     """
     made_up = batch.synthetic
-    image, text = encoder(batch.images if made_up is None else torch.cat([batch.images, made_up]), batch.tokens)
-    image, synthetic = image[: len(batch.images)], image[len(batch.images) :]
+    if made_up is None:
+        features, text_features = encoder.features(*batch.inputs)
+    else:
+        assert batch.images is not None, "no strategy makes up pictures for items that are words: pipeline.check"
+        features, text_features = encoder.features(torch.cat([batch.images, made_up]), batch.tokens)
+    image, text = encoder.joined(features, text_features)
+    count = len(batch.labels)
+    image, synthetic = image[:count], image[count:]
     fields = {"image": image, "text": text, "tags": batch.tags, **observed}
+    if encoder.joint is not None:
+        fields |= {"features": features[:count], "text_features": text_features}
     sizes = {name: size for name in fields}
     if synthetic_labels is not None:
         fields["synthetic"] = synthetic
@@ -259,10 +296,20 @@ def _embed(
     )
 
 
-def _average(modules: Iterable[nn.Module], workers: Workers) -> None:
-    """Gradients and BatchNorm's running statistics, meaned over the workers in one message."""
+def _average(modules: Iterable[nn.Module], workers: Workers, *, uneven: bool) -> None:
+    """Gradients and BatchNorm's running statistics, meaned over the workers in one message.
+
+    Uneven: the slice of one worker may have pictures or words where another's has none, so a gradient may be missing here alone.
+    """
     if workers.num > 1:
         listed = list(modules)
+        if uneven:
+            parameters = [parameter for module in listed for parameter in module.parameters()]
+            somewhere = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=parameters[0].device)
+            workers.average([somewhere])
+            for parameter, there in zip(parameters, somewhere.tolist(), strict=True):
+                if there > 0 and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for module in listed for parameter in module.parameters() if parameter.grad is not None]
         learning = [part for module in listed for part in module.modules() if part.training]  # what is frozen stays to the bit
         statistics = [buffer for part in learning for buffer in part.buffers(recurse=False) if buffer.is_floating_point()]
@@ -310,33 +357,31 @@ class _Examples:
         sampler = PKSampler(self._data.labels, batch_size=size, per_class=per_class, seed=self._seed)
         for step in range(count):
             positions = sampler.batch(step)
-            rows = self._data.rows[positions]
             words = None if self._tokens is None else self._tokens.draw(positions, torch.Generator().manual_seed(self._seed + step))
-            yield Batch(
-                rows=torch.from_numpy(rows),
-                labels=torch.from_numpy(self._data.labels[positions]).to(self._precision.device),
-                images=self._precision.images(to_float(torch.from_numpy(self._data.pixels.take(rows)))),
-                tokens=None if words is None else words.to(self._precision.device),
-            )
+            yield _batch(self._data, positions, slice(0, len(positions)), words, None, self._precision)
 
 
 class _Tokens:
     """All captions of a task as word ids, encoded once: (n, captions, L)."""
 
-    def __init__(self, encoder: Encoder, captions: list[tuple[str, ...]]) -> None:
+    def __init__(self, encoder: Encoder, captions: list[tuple[str, ...]], is_text: NDArray[np.bool_] | None) -> None:
         assert encoder.vocabulary is not None
+        self._is_text = is_text
         self._counts = torch.tensor([len(texts) for texts in captions])
-        if int(self._counts.min()) == 0:
+        needed = self._counts if is_text is None else self._counts.masked_fill(torch.from_numpy(~is_text), 1)
+        if int(needed.min()) == 0:
             raise DataError(
-                f"row {int(self._counts.argmin())} of the task has no caption, but the encoder has a text tower; set encoder.text=none, "
+                f"row {int(needed.argmin())} of the task has no caption, but the encoder has a text tower; set encoder.text=none, "
                 "or give every item a text"
             )
         self._starts = torch.cumsum(self._counts, 0) - self._counts
         self._ids = encoder.vocabulary.encode([text for texts in captions for text in texts])
 
-    def draw(self, positions: NDArray[np.int64], generator: torch.Generator) -> Tensor:
-        """One caption of each item, (B, L)."""
-        at = torch.from_numpy(positions)
+    def draw(self, positions: NDArray[np.int64], generator: torch.Generator) -> Tensor | None:
+        """One caption of each item that has words, (B, L); None where none has."""
+        at = torch.from_numpy(positions if self._is_text is None else positions[self._is_text[positions]])
+        if len(at) == 0:
+            return None
         choice = (torch.rand(len(at), generator=generator) * self._counts[at]).long()
         words = self._ids[self._starts[at] + choice]
         longest = int((words != 0).any(dim=0).nonzero().max()) + 1
