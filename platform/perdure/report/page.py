@@ -63,7 +63,7 @@ def write_html(report: Report, pictures: ReportPictures, path: Path) -> None:
         ("modalities", "Across modalities", modalities(report)),
         ("classifies", "How it classifies", classification(runs)),
         ("codes", "What its bits find", codes(report)),
-        ("modalities", "Across modalities", cross_modal(report)),
+        ("pairs", "Pictures and captions", cross_modal(report)),
         ("finds", "What it finds", answers(report, pictures)),
         ("classes", "Easy and hard classes", classes(report)),
         ("neighbours", "Neighbourhoods", neighbourhoods(pictures)),
