@@ -3,8 +3,9 @@
 Chen, "Continual and cross-modal retrieval" (PhD thesis, Leiden 2021), ch. 3, Eq. (3.1) to (3.7).
 """
 
+import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,11 +80,14 @@ class DomainUncertaintyHashing(Strategy):
                 f"strategy '{self.name}'", [f"it learns codes of pictures and captions, but {lacking}; set encoder.hash_bits"]
             )
         self._task = task
+        num_labels = self._num_labels(task)
+        labels = fully_connected(encoder.joint_dim, 512, 256, num_labels, seed=task.seed + 2, dropout=self._dropout)
+        nn.init.constant_(cast(nn.Linear, labels[-1]).bias, -math.log(max(num_labels - 1, 1)))  # one label of all, until it knows better
         self._predictors = nn.ModuleDict(
             {
+                "labels": labels,
                 "features": fully_connected(encoder.joint_dim, 512, 256, _MODALITIES, seed=task.seed, dropout=self._dropout),
                 "codes": fully_connected(encoder.hashing.bits, 512, 256, _MODALITIES, seed=task.seed + 1, dropout=self._dropout),
-                "labels": fully_connected(encoder.joint_dim, 512, 256, self._num_labels(task), seed=task.seed + 2, dropout=self._dropout),
             }
         )
 
