@@ -14,6 +14,7 @@ from perdure.metrics.retrieval import retrieval_metrics
 from perdure.progress import Progress
 from perdure.records import EncoderRef
 from perdure.registry import open_registry
+from perdure.report import write_run_html
 from perdure.retrieval.retriever import Query, Retriever
 from perdure.run import StreamRun, learn_stream
 from perdure.strategies import STRATEGIES
@@ -35,6 +36,7 @@ QUICK: dict[str, dict[str, object]] = {
     "nce_ewc": {"items": 8},
     "meta_sequential": {"items": 16},
 }
+NEEDED = {"meta_sequential": ("encoder.joint={hidden: 16}",), "domain_uncertainty_hashing": ("encoder.hash_bits=8",)}  # by a strategy
 pytestmark = pytest.mark.usefixtures("here")
 
 
@@ -75,8 +77,7 @@ def test_no_image_of_an_earlier_task_is_read_by_any_strategy_but_joint(here: Pat
     seen = 0
     for name in STRATEGIES:
         strategy = json.dumps({"name": name, **QUICK.get(name, {})})
-        joint = "encoder.joint={hidden: 16}" if name == "meta_sequential" else "encoder.joint=null"
-        learn_stream(config(f"name={name}", f"strategy={strategy}", "train.max_steps=3", joint))
+        learn_stream(config(f"name={name}", f"strategy={strategy}", "train.max_steps=3", *NEEDED.get(name, ())))
         reads = [set(json.loads(path.read_text())) for path in sorted((here / "runs" / name / "reads").glob("*.json"))]
         assert len(reads) == 3 and all(reads)
         overlap = (reads[0] & reads[1]) | (reads[0] & reads[2]) | (reads[1] & reads[2])
@@ -220,3 +221,17 @@ def test_an_image_only_stream_says_so_when_searched_by_text(here: Path) -> None:
 def test_the_plain_configuration_loads_again() -> None:
     plain: dict[str, Any] = config("strategy.weight=3").plain()
     assert parse(plain) == config("strategy.weight=3")
+
+
+def test_a_run_that_hashes_is_measured_in_bits_and_searched_among_them(here: Path) -> None:
+    binary = ("encoder.hash_bits=16", "strategy={name: domain_uncertainty_hashing}", "index.kind=binary")
+    report = learn_stream(config(*binary))
+    assert [entry["task"] for entry in report["codes"]] == [0, 1, 2]
+    for entry in report["codes"]:
+        assert entry["bits"] == 16
+        for way in ("i2t", "t2i"):
+            assert 0 < entry[way]["hamming_map"] <= 1 and 0 < entry[way]["real_map"] <= 1
+            assert len(entry[way]["lookup_recall"]) == 17 and entry[way]["lookup_recall"][-1] == 1
+    assert {"hamming_map", "lookup_precision", "real_map"} <= report["definitions"].keys()
+    assert "bits" in write_run_html(here / "runs/small").read_text(encoding="utf-8")
+    assert report["summary"]["by_metric"]["top1"]["last_average"] is None, "nothing trains a classifier"

@@ -213,8 +213,8 @@ def test_torchvision_without_files_or_of_an_unknown_name_is_an_error(tmp_path: P
 
 def test_the_catalog_holds_every_source_and_suggests_names() -> None:
     published = {"cub200", "stanford_dogs", "stanford_cars", "cifar100_binary", "flickr8k", "flickr30k", "coco_captions", "cuhk_pedes"}
-    multi_label = {"mirflickr25k", "nus_wide"}
-    assert set(DATASETS) == {"scenes", "parquet", "image_folder", "karpathy", "torchvision", "sequence", *published, *multi_label}
+    multi_label, wrappers = {"mirflickr25k", "nus_wide"}, {"sequence", "modalities"}
+    assert set(DATASETS) == {"scenes", "parquet", "image_folder", "karpathy", "torchvision", *published, *multi_label, *wrappers}
     with pytest.raises(ConfigError, match="Did you mean 'parquet'"):
         DATASETS.build("parket", {})
     for name in DATASETS:
