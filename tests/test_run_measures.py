@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from run_folder import enter
 
 from perdure import pipeline
 from perdure.config import RunConfig, parse
@@ -40,20 +41,13 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     """A folder in which a run was learned, and its report."""
     folder = tmp_path_factory.mktemp("measures")
     with pytest.MonkeyPatch.context() as patch:
-        _enter(folder, patch)
+        enter(folder, patch)
         return folder, learn_stream(config())
 
 
 @pytest.fixture(autouse=True)
 def here(learned: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    _enter(learned[0], monkeypatch)
-
-
-def _enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.chdir(folder)
-    patch.setenv("PERDURE_CACHE", str(folder / "cache"))
-    for name in ("PERDURE_REGISTRY", "PERDURE_RUNS"):
-        patch.delenv(name, raising=False)
+    enter(learned[0], monkeypatch)
 
 
 @pytest.fixture
