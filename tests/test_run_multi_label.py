@@ -15,7 +15,7 @@ READY = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "mirflickr25k
 SMALL = [
     "stream.dataset={name: mirflickr25k, root: data, min_tag_count: 2, queries: 12, train: 30}",
     "stream.kind={name: class_incremental, first: 1, step: 1, order: sorted}",
-    "encoder={name: small_resnet, image_size: 16, width: 4, embedding_dim: 16, text: {name: bag_of_words, hidden: 20}}",
+    "encoder={name: small_resnet, image_size: 16, width: 4, embedding_dim: 16, hash_bits: 16, text: {name: bag_of_words, hidden: 20}}",
     "train={epochs: 1, batch_size: 8, per_class: 1, precision: fp32}",
     "workers=0",
 ]
