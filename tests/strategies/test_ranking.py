@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from perdure.config import RunConfig, parse
 from perdure.encoders import GrowingClassifier, build_encoder
+from perdure.errors import ConfigError
 from perdure.identity import fingerprint, first_task_fingerprint
 from perdure.losses import batch_triplet, bidirectional_triplet, cross_entropy_over, unit_rows
 from perdure.losses.metric import METRIC_LOSSES, MINERS, WITHOUT_MINER
@@ -89,8 +90,13 @@ def test_triplets_are_hard_beside_a_classifier_and_all_without_one(cross_entropy
 
 
 def test_a_run_configuration_reaches_the_ranking_of_every_strategy() -> None:
-    for name in STRATEGIES:
+    for name in set(STRATEGIES) - {"domain_uncertainty_hashing"}:
         assert STRATEGIES.resolve(name, {"ranking": {"margin": 0.25}})["ranking"] == Ranking(margin=0.25)
+
+
+def test_a_strategy_without_ranking_terms_takes_none_rather_than_ignore_them() -> None:
+    with pytest.raises(ConfigError, match=r"ranking: no such option"):
+        STRATEGIES.build("domain_uncertainty_hashing", {"ranking": {"margin": 0.25}})
 
 
 # A metric loss by name

@@ -14,9 +14,10 @@ from perdure.encoders.encoder import Encoder
 from perdure.encoders.hashing import HashHeads
 from perdure.errors import ConfigError
 from perdure.losses import multi_label_cross_entropy, multi_level_similarity, negative_entropy, pair_likelihood, quantisation
+from perdure.losses.ranges import Fraction
 from perdure.records import Embedded
 from perdure.strategies.adversary import fully_connected
-from perdure.strategies.ranking import DEFAULT_RANKING, Ranking, Weight
+from perdure.strategies.ranking import Weight
 from perdure.strategies.strategy import Strategy, TaskContext
 
 __all__ = ["DomainUncertaintyHashing"]
@@ -32,11 +33,11 @@ class DomainUncertaintyHashing(Strategy):
     `quantisation` L_q (3.1). Optimisation alternates: in even steps the image side learns and the text side stands still, in odd ones
     the text side does; the predictors learn in all.
 
-    Labels are an item's tags, or its class where it has none (`labels: class` takes the class always). The ranking terms have no part,
-    whatever their weights. Protects nothing of earlier tasks; the predictors begin anew with each.
+    Labels are an item's tags, or its class where it has none (`labels: class` takes the class always). There are no ranking terms. Protects
+    nothing of earlier tasks; the predictors begin anew with each.
 
     Raises:
-        ConfigError: ranking.metric is given; (when a task begins) the encoder has no hash heads, or the stream no captions.
+        ConfigError: (when a task begins) the encoder has no hash heads, or the stream no captions.
     Deviations: the thesis sums over items, pairs and bits, with weights 100, 1, 1, 0.1, 1; here those are means, so that no weight follows
     the size of a batch or the length of a code (labels are summed, an item has few), and the weights are 1, 1, 1, 0.1, 0.1: from random
     weights, more of L_d or L_q fixes the signs before anything is told apart. It drops nine of ten units of the predictors out; here
@@ -56,11 +57,9 @@ class DomainUncertaintyHashing(Strategy):
         levels: Weight = 0.1,
         quantisation: Weight = 0.1,
         labels: Literal["tags", "class"] = "tags",
-        dropout: float = 0.0,
-        ranking: Ranking = DEFAULT_RANKING,
+        dropout: Fraction = 0.0,
     ) -> None:
-        super().__init__(ranking=ranking)
-        ranking.refuse_metric(self.name)
+        super().__init__()
         self._weights = {"domain": domain, "pairs": pairs, "labels": label, "levels": levels, "quantisation": quantisation}
         self._labels = labels
         self._dropout = dropout

@@ -8,11 +8,9 @@ Letters: B rows of the global batch, b of this worker, B' synthetic ones, D embe
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +28,7 @@ from perdure.tracking import NullTracker, Tracker
 from perdure.training.checkpoint import Checkpoints, NoCheckpoints, load_state, save_state
 from perdure.training.gather import ALONE, Workers
 from perdure.training.memory import PeakMemory
+from perdure.training.meter import Meter, TrainSummary
 from perdure.training.precision import Precision, resolve_precision
 from perdure.training.schedule import Schedule, learning_rate, make_optimizer, random_seed
 
@@ -51,24 +50,6 @@ class TaskData:
     tasks: NDArray[np.int64] | None = None  # (n,) the task that each row came with, where they came with several (joint)
     tags: NDArray[np.bool_] | None = None  # (n, C) every label that applies, or None where the strategy does not read them
     is_text: NDArray[np.bool_] | None = None  # (n,) which are words alone, where each item is of one modality; None: all are pictures
-
-
-@dataclass
-class TrainSummary:
-    """What one task's training was like."""
-
-    steps: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    terms: dict[str, float] = field(default_factory=dict)  # mean of each loss term over the last epoch
-    curves: dict[str, list[float]] = field(default_factory=dict)  # mean of each term per epoch
-    read: list[int] = field(default_factory=list)  # rows of the dataset that the task read, by any worker, resumed parts included
-    peak_memory_mb: float | None = None  # MiB, of this worker; of a task that was resumed, since then
-
-    @property
-    def images_per_s(self) -> float:
-        """Throughput over all workers, checkpoints and data included."""
-        return self.images / self.seconds if self.seconds else 0.0
 
 
 def train_task(
@@ -115,7 +96,7 @@ def train_task(
     optimizer = make_optimizer(nn.ModuleDict(trained), schedule)
     has_words = data.is_text is None or bool(data.is_text.any())
     tokens = _Tokens(encoder, data.captions, data.is_text) if has_words and encoder.text is not None and data.captions is not None else None
-    meter = _Meter(sampler.steps_per_epoch)
+    meter = Meter(sampler.steps_per_epoch)
     data.pixels.forget_reads()
     first_step = 0
     state = checkpoints.latest()
@@ -333,7 +314,7 @@ def _rows_read(pixels: Pixels, workers: Workers) -> list[int]:
 
 
 def _writer(
-    step: int, trained: dict[str, nn.Module], optimizer: torch.optim.Optimizer, strategy: Strategy, meter: "_Meter", read: list[int]
+    step: int, trained: dict[str, nn.Module], optimizer: torch.optim.Optimizer, strategy: Strategy, meter: "Meter", read: list[int]
 ) -> Callable[[Path], None]:
     extra = {"meter": meter.state(), "read": read}
 
@@ -386,42 +367,3 @@ class _Tokens:
         words = self._ids[self._starts[at] + choice]
         longest = int((words != 0).any(dim=0).nonzero().max()) + 1
         return words[:, :longest]
-
-
-class _Meter:
-    """Sums that become the summary: throughput, and the mean of each term per epoch."""
-
-    def __init__(self, steps_per_epoch: int) -> None:
-        self._steps_per_epoch = steps_per_epoch
-        self._steps = 0
-        self._images = 0
-        self._seconds = 0.0
-        self._sums: list[dict[str, float]] = []
-        self._counts: list[int] = []
-
-    def add(self, step: int, size: int, seconds: float, values: dict[str, float]) -> None:
-        self._steps += 1
-        self._images += size
-        self._seconds += seconds
-        epoch = step // self._steps_per_epoch
-        while len(self._sums) <= epoch:
-            self._sums.append(defaultdict(float))
-            self._counts.append(0)
-        self._counts[epoch] += 1
-        for name, value in values.items():
-            self._sums[epoch][name] = self._sums[epoch].get(name, 0.0) + value
-
-    def summary(self) -> TrainSummary:
-        curves: dict[str, list[float]] = {}
-        for sums, count in zip(self._sums, self._counts, strict=True):
-            for name, value in sums.items():
-                curves.setdefault(name, []).append(value / count)
-        last = {name: values[-1] for name, values in curves.items()}
-        return TrainSummary(steps=self._steps, images=self._images, seconds=self._seconds, terms=last, curves=curves)
-
-    def state(self) -> dict[str, Any]:
-        return {"steps": self._steps, "images": self._images, "seconds": self._seconds, "sums": self._sums, "counts": self._counts}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._steps, self._images, self._seconds = state["steps"], state["images"], state["seconds"]
-        self._sums, self._counts = state["sums"], state["counts"]
