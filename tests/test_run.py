@@ -9,11 +9,12 @@ import pytest
 
 from perdure import pipeline
 from perdure.config import RunConfig, parse
-from perdure.errors import ConfigError
+from perdure.errors import ConfigError, Held
 from perdure.metrics.retrieval import retrieval_metrics
 from perdure.progress import Progress
 from perdure.records import EncoderRef
-from perdure.registry import open_registry
+from perdure.registry import open_registry, open_store
+from perdure.registry.lease import Lease, hold
 from perdure.report import write_run_html
 from perdure.retrieval.retriever import Query, Retriever
 from perdure.run import StreamRun, learn_stream
@@ -112,6 +113,26 @@ def test_a_driver_that_died_between_two_tasks_goes_on_with_the_next(here: Path) 
     whole = learn_stream(config("name=whole"))
     for key in ("metrics", "summary"):
         assert interrupted[key] == whole[key]
+
+
+def test_a_second_driver_of_a_name_is_refused_before_it_learns_and_one_that_lost_the_name_publishes_nothing(here: Path) -> None:
+    counting = Counting()
+    with hold(open_store("registry"), "small"), pytest.raises(Held, match="'small' is being learned by process"):
+        learn_stream(config(), learner=counting)
+    assert counting.tasks == []
+
+    def taken_over_meanwhile(*asked: Any) -> Path:
+        outcome = pipeline.learn_here(*asked)
+        monkeypatch.setattr(Lease, "check", _lost)
+        return outcome
+
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(Held, match="lost"):
+        learn_stream(config(), learner=taken_over_meanwhile)
+    assert open_registry("registry").encoders("small") == []
+
+
+def _lost(lease: Lease) -> None:
+    raise Held("lost")
 
 
 def test_a_name_is_not_taken_twice_by_different_configurations(here: Path) -> None:

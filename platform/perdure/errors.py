@@ -7,6 +7,7 @@ PerdureError
 |  |- NotFound             no such version, release or channel
 |  |- Exists               create-once was asked of a key that exists
 |  |- Conflict             a pointer moved between read and write (compare-and-swap lost)
+|  |- Held                 another driver, which lives, learns the run of this name
 |  '- Corrupt              bytes whose sha256 is not the manifest's
 |- Incompatible            an encoder may not query this segment (promise 1 of the design)
 |- NotLoaded               a serving replica lacks the release that a request is pinned to
@@ -22,6 +23,7 @@ __all__ = [
     "DataError",
     "Exists",
     "GateRefused",
+    "Held",
     "Incompatible",
     "NotFound",
     "NotLoaded",
@@ -65,6 +67,10 @@ class Exists(RegistryError):
 
 class Conflict(RegistryError):
     """A pointer was moved by someone else between our read and our write."""
+
+
+class Held(RegistryError):
+    """The name is another driver's, which lives."""
 
 
 class Corrupt(RegistryError):

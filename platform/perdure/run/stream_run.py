@@ -27,6 +27,7 @@ from perdure.pictures import save_pictures
 from perdure.pipeline import Learner, Prepared
 from perdure.progress import Progress, SilentProgress
 from perdure.records import EncoderRef, Release, SegmentRef, Task
+from perdure.registry.lease import Lease, hold
 from perdure.registry.registry import Registry, open_registry
 from perdure.retrieval.classification import ClassMeans
 from perdure.retrieval.compensation import QUERY_DRIFT
@@ -49,16 +50,18 @@ def learn_stream(config: RunConfig, *, learner: Learner = pipeline.learn_here, p
     Raises:
         ConfigError: unknown parts or options; or a run of this name exists with another configuration.
         DataError: the data is not what the config says.
+        Held: another driver is learning a run of this name.
     """
     run = StreamRun.open(config, progress)
-    for task in run.prepared.stream.tasks:
-        run.learn(task, learner)
-    report = run.report()
-    save_pictures(run.folder, run.registry, run.prepared, report["releases"][-1], run.measures.embeddings)
-    path = run.folder / "report.json"
-    beside = path.with_suffix(".writing")
-    beside.write_text(json.dumps(report, indent=1))
-    beside.replace(path)
+    with hold(run.registry.store, config.name, progress=run.progress) as run.lease:
+        for task in run.prepared.stream.tasks:
+            run.learn(task, learner)
+        report = run.report()
+        save_pictures(run.folder, run.registry, run.prepared, report["releases"][-1], run.measures.embeddings)
+        path = run.folder / "report.json"
+        beside = path.with_suffix(".writing")
+        beside.write_text(json.dumps(report, indent=1))
+        beside.replace(path)
     return report
 
 
@@ -73,6 +76,7 @@ class StreamRun:
     prepared: Prepared
     measures: StreamMeasures
     progress: Progress
+    lease: Lease | None = None  # held while a stream is learned; laying it under another policy needs none
 
     @classmethod
     def open(cls, config: RunConfig, progress: Progress | None = None) -> "StreamRun":
@@ -157,6 +161,7 @@ class StreamRun:
         }
         if task.index:
             meta["drift"] = asdict(self.measures.drift(task.index, metrics["row"]))
+        self._still_ours()
         self.registry.publish_encoder(ref.run, ref.version, files, parent=pipeline.parent_of(self.config, task.index), meta=meta)
         return meta
 
@@ -205,6 +210,7 @@ class StreamRun:
             "config": self.config.plain(),
             "taken_over_from": str(other),
         }
+        self._still_ours()
         self.registry.publish_encoder(self.config.name, 1, files, parent=None, meta=meta)
         if read is not None:
             self._record_reads(task, read)
@@ -258,6 +264,7 @@ class StreamRun:
             compensate=index.compensate,
         )
         release = replace(release, metrics={"search": self.measures.search(release, task)})
+        self._still_ours()
         return self.registry.publish_release(release)
 
     def _segment(self, ref: EncoderRef, tasks: Sequence[Task], index: IndexConfig) -> SegmentRef:
@@ -281,6 +288,11 @@ class StreamRun:
             )
             meta = {"key": key, "items": len(items), "tasks": [task.index for task in tasks]}
             return self.registry.publish_segment(self.config.name, None, files, made_by=ref, meta=meta)
+
+    def _still_ours(self) -> None:
+        """Before anything is published: a driver that was taken for dead must not publish beside the one that took over."""
+        if self.lease is not None:
+            self.lease.check()
 
     def report(self) -> dict[str, Any]:
         """See `compose_report`."""
