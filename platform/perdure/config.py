@@ -28,6 +28,8 @@ __all__ = [
     "parse",
 ]
 
+_MOST_WORKERS = 1024
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -125,13 +127,35 @@ class IndexConfig(_Section):
 
 
 class WorkersConfig(_Section):
-    """How a run is spread; `workers: 2` is short for `workers: {num: 2}`, and 0 is in-process, without Ray."""
+    """How a run is spread; `workers: 2` is short for `workers: {num: 2}`, `[1, 4]` is elastic, and 0 is in-process, without Ray."""
 
-    num: int = Field(default=1, ge=0, le=1024)
+    num: int | tuple[int, int] = Field(
+        default=1, description="0 to 1024; [2, 8] is elastic: as many as there is room for, and the task goes on when that changes"
+    )
     cpus: float = Field(default=1.0, gt=0, description="logical CPUs of each worker")
     gpus: float = Field(default=0.0, ge=0)
     threads: int | None = Field(default=None, ge=1, description="OMP_NUM_THREADS of each worker; null = cores of the node / workers")
     max_failures: int = Field(default=2, ge=0, description="worker or node deaths that a task survives")
+    start_timeout_s: float = Field(default=900.0, gt=0, description="how long to wait for room for the workers, nodes being added included")
+
+    @field_validator("num")
+    @classmethod
+    def _in_range(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, int) and not 0 <= value <= _MOST_WORKERS:
+            raise ValueError(f"must be 0 (in-process) to {_MOST_WORKERS}")
+        if isinstance(value, tuple) and not 1 <= value[0] <= value[1] <= _MOST_WORKERS:
+            raise ValueError(f"must be [fewest, most], 1 to {_MOST_WORKERS}, for instance [1, 4]")
+        return value
+
+    @property
+    def fewest(self) -> int:
+        """How many a task needs at least; 0 is in-process."""
+        return self.num if isinstance(self.num, int) else self.num[0]
+
+    @property
+    def most(self) -> int:
+        """How many it may have."""
+        return self.num if isinstance(self.num, int) else self.num[1]
 
 
 class RunConfig(_Section):
@@ -152,7 +176,8 @@ class RunConfig(_Section):
     @field_validator("workers", mode="before")
     @classmethod
     def _plain_number(cls, value: Any) -> Any:
-        return {"num": value} if isinstance(value, int) and not isinstance(value, bool) else value
+        plain = isinstance(value, list) or (isinstance(value, int) and not isinstance(value, bool))
+        return {"num": value} if plain else value
 
     def plain(self) -> dict[str, Any]:
         """The resolved configuration as plain data, for manifests and reports."""

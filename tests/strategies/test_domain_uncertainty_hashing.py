@@ -51,7 +51,8 @@ def test_every_term_is_its_equation_written_as_loops() -> None:
         terms = strategy.loss_terms(encoder, batch)
         predictors = strategy.trained()["predictors"]
         assert isinstance(predictors, torch.nn.ModuleDict)
-        sides = {"real": (batch.image, batch.text), "code": (encoder.hashing(batch.image, "image"), encoder.hashing(batch.text, "text"))}
+        real = [torch.stack([row * math.sqrt(8 / dot(row, row)) for row in side]) for side in (batch.image, batch.text)]
+        sides = {"real": real, "code": (encoder.hashing(batch.image, "image"), encoder.hashing(batch.text, "text"))}
         pairs = levels = domain = 0.0
         for kind, (mine, theirs) in sides.items():
             for i in range(4):
@@ -83,15 +84,36 @@ def test_the_weights_of_equation_3_7() -> None:
     assert set(strategy.loss_terms(encoder, batch)) == {"pairs", "labels", "quantisation"}
 
 
-@pytest.mark.parametrize("step", [0, 1, 2, 3])
-def test_the_sides_learn_in_turns_and_the_predictors_always(step: int) -> None:
-    strategy, encoder, batch = started(step)
+def gradients(step: int, **options: object) -> dict[str, Tensor | None]:
+    """Of the embeddings and the heads of both sides, and of the predictors, after one step."""
+    strategy, encoder, batch = started(step, **options)
     assert encoder.hashing is not None and batch.text is not None
     torch.stack(list(strategy.loss_terms(encoder, batch).values())).sum().backward()
-    learned = batch.image.grad is not None, batch.text.grad is not None
-    heads = [any(each.grad is not None for each in head.parameters()) for head in (encoder.hashing.image, encoder.hashing.text)]
-    assert learned == tuple(heads) == ((True, False) if step % 2 == 0 else (False, True))
-    assert all(each.grad is not None for each in strategy.trained()["predictors"].parameters())
+    assert all(each.grad is not None for each in strategy.trained()["predictors"].parameters()), "the predictors learn in every step"
+    heads = {"image head": encoder.hashing.image.weight.grad, "text head": encoder.hashing.text.weight.grad}
+    return {"image": batch.image.grad, "text": batch.text.grad, **heads}
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_alternating_sides_learn_in_turns_each_by_the_gradient_that_it_has_when_both_learn(step: int) -> None:
+    mine = ("image", "image head") if step % 2 == 0 else ("text", "text head")
+    in_turns, together = gradients(step, alternating=True), gradients(step)
+    for name, gradient in in_turns.items():
+        assert (gradient is not None) == (name in mine)
+        if gradient is not None:
+            torch.testing.assert_close(gradient, together[name])
+    assert all(gradient is not None for gradient in together.values())
+
+
+@pytest.mark.parametrize("longer", [0.1, 30.0])
+def test_the_length_of_features_is_no_part_of_the_terms_on_features(longer: float) -> None:
+    strategy, encoder, batch = started(labels="tags", **PLAIN)
+    heads = encoder.hashing
+    assert heads is not None and batch.text is not None
+    with torch.no_grad():
+        before = strategy.loss_terms(encoder, batch)["labels"]
+        after = strategy.loss_terms(encoder, Embedded(batch.labels, longer * batch.image, batch.text, tags=TAGS))["labels"]
+    torch.testing.assert_close(before, after)
 
 
 def test_labels_by_class_are_those_of_classes_and_need_no_tags() -> None:

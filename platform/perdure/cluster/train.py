@@ -20,6 +20,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from perdure import pipeline
 from perdure.cluster.place import Place
+from perdure.cluster.resume import last_good_state
+from perdure.cluster.room import wait_for_room
 from perdure.config import RunConfig, parse
 from perdure.errors import PerdureError
 from perdure.identity import fingerprint
@@ -31,6 +33,8 @@ from perdure.training.gather import ALONE, Distributed
 __all__ = ["learn_with_ray", "ray_cluster"]
 
 log = logging.getLogger(__name__)
+
+_COLLECTIVE_TIMEOUT_S = 120  # that a worker waits for the others in a step before the group is started again; Ray's default is 1800
 
 
 @contextmanager
@@ -45,7 +49,7 @@ def ray_cluster(config: RunConfig) -> Generator[None]:
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback; clusters set their own mode
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves its workers beside anything else that computes
-        cpus = max(os.cpu_count() or 1, round(config.workers.num * config.workers.cpus + 0.5))
+        cpus = max(os.cpu_count() or 1, round(config.workers.most * config.workers.cpus + 0.5))
         # "local": with no address Ray would join whatever cluster runs here, or ran here and left its address behind.
         ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     try:
@@ -60,11 +64,14 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
     Returns:
         the folder of the finished task's outcome (the last checkpoint).
     Raises:
-        PerdureError: the run failed more often than `workers.max_failures`; the message holds the first worker's error.
+        PerdureError: there was no room for the workers within `workers.start_timeout_s`; or the run failed more often than
+            `workers.max_failures`, then the message holds the first worker's error.
     """
     workers = config.workers
+    wait_for_room(workers, progress)
     cores = int(ray.cluster_resources().get("CPU", 1))
-    threads = workers.threads or max(1, min(cores, os.cpu_count() or 1) // workers.num)
+    threads = workers.threads or max(1, min(cores, os.cpu_count() or 1) // workers.most)
+    name, storage = f"task-{task_index}-{fingerprint(config)[:12]}", (run_folder / "ray").resolve()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
@@ -74,16 +81,17 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
             "run_folder": str(run_folder.resolve()),
             "place": Place.here(),
             "threads": threads,
+            "begin": last_good_state(storage / name),
         },
-        torch_config=TorchConfig(backend=None, timeout_s=300),
+        torch_config=TorchConfig(backend=None, timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=train.ScalingConfig(
-            num_workers=workers.num,
+            num_workers=workers.num,  # a tuple is elastic
             use_gpu=workers.gpus > 0,
             resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
         ),
         run_config=train.RunConfig(
-            name=f"task-{task_index}-{fingerprint(config)[:12]}",
-            storage_path=str((run_folder / "ray").resolve()),
+            name=name,
+            storage_path=str(storage),
             failure_config=train.FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),
             # Threads that spin while they wait for each other cost a busy machine more than they save an idle one.
@@ -105,9 +113,10 @@ def _worker(loop: dict[str, Any]) -> None:
     loop["place"].enter()
     config = parse(loop["config"])
     context = train.get_context()
-    found = train.get_checkpoint()
-    if found is not None and (Path(found.path) / pipeline.OUTCOME).exists():
-        train.report({"finished": 1}, checkpoint=found if context.get_world_rank() == 0 else None)
+    checkpoints = _RayCheckpoints(loop["begin"])
+    found = checkpoints.latest()
+    if found is not None and (found / pipeline.OUTCOME).exists():
+        _report({"finished": 1}, found)
         return
     with tempfile.TemporaryDirectory() as folder:
         pipeline.learn_task(
@@ -116,7 +125,7 @@ def _worker(loop: dict[str, Any]) -> None:
             loop["registry"],
             out=Path(folder),
             workers=Distributed() if context.get_world_size() > 1 else ALONE,
-            checkpoints=_RayCheckpoints(),
+            checkpoints=checkpoints,
             tracker=pipeline.open_tracker(config, Path(loop["run_folder"])) if context.get_world_rank() == 0 else None,
         )
         _report({"finished": 1}, Path(folder))
@@ -125,9 +134,12 @@ def _worker(loop: dict[str, Any]) -> None:
 class _RayCheckpoints:
     """States reported to Ray Train: rank 0 hands the folder over, the others take part in the barrier."""
 
+    def __init__(self, begin: Path | None) -> None:
+        self._begin = begin  # for a run that Train knows nothing of; see `last_good_state`
+
     def latest(self) -> Path | None:
         found = train.get_checkpoint()
-        return None if found is None else Path(found.path)
+        return self._begin if found is None else Path(found.path)
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         with tempfile.TemporaryDirectory() as folder:

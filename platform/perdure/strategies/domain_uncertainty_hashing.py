@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from perdure.encoders.encoder import Encoder
-from perdure.encoders.hashing import HashHeads
 from perdure.errors import ConfigError
-from perdure.losses import multi_label_cross_entropy, multi_level_similarity, negative_entropy, pair_likelihood, quantisation
+from perdure.losses import multi_label_cross_entropy, multi_level_similarity, negative_entropy, pair_likelihood, quantisation, unit_rows
 from perdure.losses.ranges import Fraction
 from perdure.records import Embedded
 from perdure.strategies.adversary import fully_connected
@@ -30,18 +29,23 @@ class DomainUncertaintyHashing(Strategy):
 
     The terms by their names in the log: `domain` L_d (3.2) of a predictor of the modality on features and of one on codes; `pairs`
     L_pairs (3.5) and `levels` L_m (3.3), each on features and on codes; `labels` L_l (3.6) of one predictor that both modalities share;
-    `quantisation` L_q (3.1). Optimisation alternates: in even steps the image side learns and the text side stands still, in odd ones
-    the text side does; the predictors learn in all.
+    `quantisation` L_q (3.1).
+
+    With `alternating`, as in the thesis, the image side learns in even steps while the text side stands still, in odd ones the text side
+    does; the predictors learn in all. Without, both sides learn in every step, by the same gradients: a step sees both sides as they were.
 
     Labels are an item's tags, or its class where it has none (`labels: class` takes the class always). There are no ranking terms. Protects
     nothing of earlier tasks; the predictors begin anew with each.
 
     Raises:
         ConfigError: (when a task begins) the encoder has no hash heads, or the stream no captions.
-    Deviations: the thesis sums over items, pairs and bits, with weights 100, 1, 1, 0.1, 1; here those are means, so that no weight follows
-    the size of a batch or the length of a code (labels are summed, an item has few), and the weights are 1, 1, 1, 0.1, 0.1: from random
-    weights, more of L_d or L_q fixes the signs before anything is told apart. It drops nine of ten units of the predictors out; here
-    `dropout` is 0 by default, because small predictors are learned from scratch. It alternates between whole phases; here between steps.
+    Deviations: features come into all terms at the length of a code of ones, sqrt(K); free in length, one modality outgrew the other, and
+    the image side died (docs/reproductions.md has the figures of this and of `alternating`, which is off by default because a step then
+    teaches one side only). The thesis sums over items, pairs and bits, with weights 100, 1, 1, 0.1, 1; here those are means, so that no
+    weight follows the size of a batch or the length of a code (labels are summed, an item has few), and the weights are 1, 1, 1, 0.1, 0.1:
+    from random weights, more of L_d or L_q fixes the signs before anything is told apart. It drops nine of ten units of the predictors
+    out; here `dropout` is 0 by default, because small predictors are learned from scratch. It alternates between whole phases; here
+    between steps.
     """
 
     name = "domain_uncertainty_hashing"
@@ -58,11 +62,13 @@ class DomainUncertaintyHashing(Strategy):
         quantisation: Weight = 0.1,
         labels: Literal["tags", "class"] = "tags",
         dropout: Fraction = 0.0,
+        alternating: bool = False,
     ) -> None:
         super().__init__()
         self._weights = {"domain": domain, "pairs": pairs, "labels": label, "levels": levels, "quantisation": quantisation}
         self._labels = labels
         self._dropout = dropout
+        self._alternating = alternating
         self._predictors: nn.ModuleDict | None = None
         self._task: TaskContext | None = None
 
@@ -99,10 +105,11 @@ class DomainUncertaintyHashing(Strategy):
         heads, predictors = encoder.hashing, self._predictors
         if batch.text is None or heads is None or predictors is None:
             raise ValueError(f"{self.name} needs pictures with captions, an encoder with hash heads, and a task that was begun")
-        image_learns = batch.step % 2 == 0
-        image, text = _still(batch.image, not image_learns), _still(batch.text, image_learns)
-        image_codes = _still(heads(image, "image"), not image_learns)  # a head belongs to its side
-        text_codes = _still(heads(text, "text"), image_learns)
+        image_stands, text_stands = self._alternating and batch.step % 2 == 1, self._alternating and batch.step % 2 == 0
+        embedded = _still(batch.image, image_stands), _still(batch.text, text_stands)
+        image_codes = _still(heads(embedded[0], "image"), image_stands)  # a head belongs to its side
+        text_codes = _still(heads(embedded[1], "text"), text_stands)
+        image, text = (math.sqrt(heads.bits) * unit_rows(each) for each in embedded)
         labels = self._of(batch)
         told = [multi_label_cross_entropy(predictors["labels"](each), labels) for each in (image, text)]
         unsure = [
@@ -122,11 +129,6 @@ class DomainUncertaintyHashing(Strategy):
     def end_task(self, encoder: Encoder) -> None:
         """Let go of the predictors."""
         self._predictors = None
-
-    def _codes(self, heads: HashHeads, features: list[Tensor], image_learns: bool) -> list[Tensor]:
-        """H of both modalities; that of the side which stands still without gradient, for its head stands still, too."""
-        image, text = heads(features[0], "image"), heads(features[1], "text")
-        return [_still(image, not image_learns), _still(text, image_learns)]
 
     def _num_labels(self, task: TaskContext) -> int:
         return task.num_tags if self._labels == "tags" else int(task.class_ids.max()) + 1

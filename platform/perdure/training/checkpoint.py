@@ -15,7 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-__all__ = ["Checkpoints", "FolderCheckpoints", "NoCheckpoints", "load_state", "save_state"]
+__all__ = ["STATE", "STATE_TENSORS", "Checkpoints", "FolderCheckpoints", "NoCheckpoints", "load_state", "save_state"]
+
+STATE = "state.json"
+STATE_TENSORS = "state.safetensors"
 
 
 class Checkpoints(Protocol):
@@ -88,8 +91,8 @@ def save_state(
                 tensors[f"optimizer.{index}.{name}"] = value
             else:
                 numbers.setdefault(str(index), {})[name] = value
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / "state.safetensors")
-    (folder / "state.json").write_text(json.dumps({"step": step, "optimizer": numbers, "extra": extra}))
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / STATE_TENSORS)
+    (folder / STATE).write_text(json.dumps({"step": step, "optimizer": numbers, "extra": extra}))
 
 
 def load_state(
@@ -100,9 +103,9 @@ def load_state(
     Returns:
         the step that comes next, the strategy's state, and `extra`.
     """
-    record = json.loads((folder / "state.json").read_text())
+    record = json.loads((folder / STATE).read_text())
     by_part: dict[str, dict[str, Tensor]] = {part: {} for part in (*modules, "strategy", "optimizer")}
-    for name, value in load_file(folder / "state.safetensors").items():
+    for name, value in load_file(folder / STATE_TENSORS).items():
         part, _, rest = name.partition(".")
         by_part[part][rest] = value
     for name, module in modules.items():
