@@ -18,15 +18,13 @@ class Place:
     runs: str
     cache: str
     registry: str | None
+    storage: str | None
 
     @classmethod
     def here(cls) -> Self:
         """This process's."""
         now = settings()
-        registry = now.registry
-        if registry is not None and "://" not in registry:
-            registry = str(Path(registry).resolve())
-        return cls(str(Path.cwd()), str(now.runs.resolve()), str(now.cache.resolve()), registry)
+        return cls(str(Path.cwd()), str(now.runs.resolve()), str(now.cache.resolve()), _absolute(now.registry), _absolute(now.storage))
 
     def enter(self) -> None:
         """Take it on. On a node without that folder (its copy of the working directory lies elsewhere) only the settings."""
@@ -34,5 +32,11 @@ class Place:
             os.chdir(self.folder)
         os.environ["PERDURE_RUNS"] = self.runs
         os.environ["PERDURE_CACHE"] = self.cache
-        if self.registry is not None:
-            os.environ["PERDURE_REGISTRY"] = self.registry
+        for name, value in (("PERDURE_REGISTRY", self.registry), ("PERDURE_STORAGE", self.storage)):
+            if value is not None:
+                os.environ[name] = value
+
+
+def _absolute(place: str | None) -> str | None:
+    """A folder as it is called from everywhere; a URL as it is."""
+    return place if place is None or "://" in place else str(Path(place).resolve())

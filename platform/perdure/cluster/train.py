@@ -1,4 +1,4 @@
-"""Ray Train: one run per task, the loop of `training/loop.py` on every worker, checkpoints through Ray's storage.
+"""Ray Train: one run per task, the loop of `training/loop.py` on every worker, checkpoints through Ray's storage: a folder, or S3.
 
 The run of task k is named by the task and the configuration, so a driver that starts again with the same name finds its checkpoints
 and goes on; whether a task is *finished* is asked of the registry, never of Ray.
@@ -6,13 +6,15 @@ and goes on; whether a task is *finished* is asked of the registry, never of Ray
 
 import logging
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 import ray
 import torch
 from ray import train
@@ -21,10 +23,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from perdure import pipeline
 from perdure.cluster.place import Place
 from perdure.config import RunConfig, parse
-from perdure.errors import PerdureError
+from perdure.errors import ConfigError, PerdureError
 from perdure.identity import fingerprint
 from perdure.progress import Progress
-from perdure.settings import settings
+from perdure.settings import carries_credentials, settings
 from perdure.tracking import last_step
 from perdure.training.gather import ALONE, Distributed
 
@@ -83,7 +85,7 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
         ),
         run_config=train.RunConfig(
             name=f"task-{task_index}-{fingerprint(config)[:12]}",
-            storage_path=str((run_folder / "ray").resolve()),
+            storage_path=_storage(run_folder),
             failure_config=train.FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),
             # Threads that spin while they wait for each other cost a busy machine more than they save an idle one.
@@ -96,7 +98,26 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
         except train.TrainingFailedError as error:
             raise PerdureError(f"task {task_index} failed on Ray: {_cause(error)}") from error
     assert result.checkpoint is not None
-    return Path(result.checkpoint.path)
+    if isinstance(result.checkpoint.filesystem, pyarrow.fs.LocalFileSystem):
+        return Path(result.checkpoint.path)
+    outcome = run_folder / "ray" / f"outcome-{task_index:03d}"
+    shutil.rmtree(outcome, ignore_errors=True)
+    return Path(result.checkpoint.to_directory(outcome))
+
+
+def _storage(run_folder: Path) -> str:
+    """Where Ray keeps the checkpoints of a run: below PERDURE_STORAGE by the run's name, else in its folder.
+
+    Raises:
+        ConfigError: the URL carries credentials, which Ray would write down with it.
+    """
+    storage = settings().storage
+    if storage is None:
+        return str((run_folder / "ray").resolve())
+    if carries_credentials(storage):
+        raise ConfigError("PERDURE_STORAGE", ["an S3 URL is s3://BUCKET/PREFIX and no more; credentials belong into the environment"])
+    root = storage if "://" in storage else str(Path(storage).resolve())
+    return f"{root.rstrip('/')}/{run_folder.name}"
 
 
 def _worker(loop: dict[str, Any]) -> None:
@@ -106,17 +127,19 @@ def _worker(loop: dict[str, Any]) -> None:
     config = parse(loop["config"])
     context = train.get_context()
     found = train.get_checkpoint()
-    if found is not None and (Path(found.path) / pipeline.OUTCOME).exists():
-        train.report({"finished": 1}, checkpoint=found if context.get_world_rank() == 0 else None)
-        return
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as folders:
+        state = None if found is None else Path(folders.enter_context(found.as_directory()))  # a download, where storage is not a folder
+        if state is not None and (state / pipeline.OUTCOME).exists():
+            train.report({"finished": 1}, checkpoint=found if context.get_world_rank() == 0 else None)
+            return
+        folder = folders.enter_context(tempfile.TemporaryDirectory())
         pipeline.learn_task(
             config,
             loop["task"],
             loop["registry"],
             out=Path(folder),
             workers=Distributed() if context.get_world_size() > 1 else ALONE,
-            checkpoints=_RayCheckpoints(),
+            checkpoints=_RayCheckpoints(state),
             tracker=pipeline.open_tracker(config, Path(loop["run_folder"])) if context.get_world_rank() == 0 else None,
         )
         _report({"finished": 1}, Path(folder))
@@ -125,9 +148,11 @@ def _worker(loop: dict[str, Any]) -> None:
 class _RayCheckpoints:
     """States reported to Ray Train: rank 0 hands the folder over, the others take part in the barrier."""
 
+    def __init__(self, found: Path | None) -> None:
+        self._found = found
+
     def latest(self) -> Path | None:
-        found = train.get_checkpoint()
-        return None if found is None else Path(found.path)
+        return self._found
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         with tempfile.TemporaryDirectory() as folder:
