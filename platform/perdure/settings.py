@@ -7,7 +7,7 @@ PERDURE_STORAGE    s3://bucket/prefix or folder for Ray Train's checkpoints (def
 PERDURE_KEYS       file with API keys; with it every route but health needs `Authorization: Bearer`
 PERDURE_RAY        address of the Ray cluster (default: RAY_ADDRESS, else a local one)
 
-S3 is reached as any AWS tool reaches it: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile, or a role), AWS_REGION,
+S3 is reached as any AWS tool reaches it: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile, or a role), AWS_DEFAULT_REGION,
 AWS_ENDPOINT_URL_S3. No URL of ours may carry a credential, since URLs are written into configs and logs.
 """
 

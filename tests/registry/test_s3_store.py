@@ -147,6 +147,13 @@ def test_a_large_file_goes_and_comes_in_parts(store: Store, bucket: Bucket, s3: 
     assert s3.heal()[0]["met"] == 2 and uploads(bucket) == []
 
 
+@pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 14, 15])
+def test_parts_that_are_fetched_make_the_whole(store: Store, monkeypatch: pytest.MonkeyPatch, size: int):
+    monkeypatch.setattr(s3_store, "PART_BYTES", 7)
+    store.create("a/k", bytes(range(size)))
+    assert store.fetch("a/k").read_bytes() == bytes(range(size))
+
+
 def test_of_two_large_files_at_once_the_completion_decides(store: Store, bucket: Bucket, s3: S3Server, small_parts: int):
     """The second looks, finds nothing, sends its parts, and is refused at the end; nothing of it stays."""
     s3.fault("answer", at="/k", method="HEAD", status=404, code="", times=1)
@@ -237,6 +244,7 @@ def untested(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"do": "forget", "header": "If-None-Match"}, "PUT", "", "replaced the first"),
         ({"do": "forget", "header": "If-None-Match"}, "POST", "uploadId", "not for files sent in parts"),
         ({"do": "forget", "header": "If-Match"}, "PUT", "", "outdated 'If-Match' was taken"),
+        ({"do": "answer", "status": 501, "code": "NotImplemented"}, "PUT", "", r"does not know conditional writes \(NotImplemented\)"),
         ({"do": "mangle"}, "PUT", "", "bytes came back different"),
     ],
 )

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ConnectionError as NoConnection
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,
     CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
@@ -106,7 +106,7 @@ def explained(error: ClientError | BotoCoreError, shown: str, endpoint: str, act
         return RegistryError(f"{at}credentials could not be had ({type(error).__name__}); look at AWS_PROFILE and its files")
     if isinstance(error, ResponseStreamingError | IncompleteReadError):
         return RegistryError(f"{at}the answer of {endpoint} breaks off ({_ATTEMPTS} tries); look at the network and at what is between")
-    if isinstance(error, ConnectionError | HTTPClientError):
+    if isinstance(error, NoConnection | HTTPClientError):
         return RegistryError(
             f"{at}{endpoint} gave no answer ({type(error).__name__}, {_TRIES} tries); look at AWS_ENDPOINT_URL_S3 and the network. "
             "Whether a write reached it is not known; asking for it again does no harm"

@@ -13,7 +13,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, IncompleteReadError
 
 from perdure.errors import RegistryError
-from perdure.registry.s3_client import part_checksums, status_of
+from perdure.registry.s3_client import code_of, part_checksums, status_of
 
 __all__ = ["self_test"]
 
@@ -21,13 +21,13 @@ _FIRST, _SECOND = bytes(range(256)) * 4, b"second" * 100
 
 
 def self_test(client: Any, bucket: str, base: str, shown: str) -> None:
-    """Write, write again under conditions that do not hold, read back; 12 requests, and nothing stays.
+    """Write, write again under conditions that do not hold, read back; 11 requests, and nothing stays.
 
     The objects lie under `<prefix>/.self-test/<random>/`, which is no key of the registry, so processes that test at the same time
     do not meet. Without the right to delete they stay, a kilobyte in all.
 
     Raises:
-        RegistryError: a second create or a stale move won, or bytes came back different; it says which.
+        RegistryError: a second create or an outdated move won, or bytes came back different; it says which.
     """
     name = f"{base}.self-test/{uuid.uuid4().hex}"
     target = {"Bucket": bucket, "Key": name}
@@ -41,6 +41,10 @@ def self_test(client: Any, bucket: str, base: str, shown: str) -> None:
         if not _refused(lambda: client.put_object(**target, Body=_FIRST, IfMatch=first)):
             raise _unfit(shown, "a write with an outdated 'If-Match' was taken, so a promotion could undo another one unseen")
         _comes_back(client, target, _SECOND, shown)
+    except ClientError as error:
+        if status_of(error) == 501:
+            raise _unfit(shown, f"it does not know conditional writes ({code_of(error)})") from None
+        raise
     finally:
         with contextlib.suppress(ClientError, BotoCoreError):
             client.delete_object(**target)

@@ -188,7 +188,7 @@ class S3Store:
         at = (self._endpoint(), self.bucket)
         with _testing:
             if at not in _tested:
-                with self._explained("test it"):
+                with self._explained("begin to write"):
                     self_test(self._client, self.bucket, self._base, self._shown)
                 _tested.add(at)
 
