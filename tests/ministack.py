@@ -28,9 +28,11 @@ def _installed() -> Path:
         return program
     install = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"ministack=={VERSION}"]
     for command in ([sys.executable, "-m", "venv", "--clear", str(VENV)], install):
-        outcome = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        if outcome.returncode:
-            pytest.skip(f"ministack {VERSION} cannot be installed: {(outcome.stderr or outcome.stdout).strip().splitlines()[-1]}")
+        try:
+            subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            why = (error.stderr or error.stdout or str(error)).strip().splitlines()[-1]
+            pytest.skip(f"ministack {VERSION} cannot be installed: {why}")
     done.touch()
     return program
 

@@ -21,12 +21,12 @@ from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from perdure import pipeline
-from perdure.cluster.place import Place
+from perdure.cluster.place import Place, storage_of
 from perdure.config import RunConfig, parse
-from perdure.errors import ConfigError, PerdureError
+from perdure.errors import PerdureError
 from perdure.identity import fingerprint
 from perdure.progress import Progress
-from perdure.settings import carries_credentials, settings
+from perdure.settings import settings
 from perdure.tracking import last_step
 from perdure.training.gather import ALONE, Distributed
 
@@ -85,7 +85,7 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
         ),
         run_config=train.RunConfig(
             name=f"task-{task_index}-{fingerprint(config)[:12]}",
-            storage_path=_storage(run_folder),
+            storage_path=storage_of(run_folder),
             failure_config=train.FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),
             # Threads that spin while they wait for each other cost a busy machine more than they save an idle one.
@@ -103,21 +103,6 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
     outcome = run_folder / "ray" / f"outcome-{task_index:03d}"
     shutil.rmtree(outcome, ignore_errors=True)
     return Path(result.checkpoint.to_directory(outcome))
-
-
-def _storage(run_folder: Path) -> str:
-    """Where Ray keeps the checkpoints of a run: below PERDURE_STORAGE by the run's name, else in its folder.
-
-    Raises:
-        ConfigError: the URL carries credentials, which Ray would write down with it.
-    """
-    storage = settings().storage
-    if storage is None:
-        return str((run_folder / "ray").resolve())
-    if carries_credentials(storage):
-        raise ConfigError("PERDURE_STORAGE", ["an S3 URL is s3://BUCKET/PREFIX and no more; credentials belong into the environment"])
-    root = storage if "://" in storage else str(Path(storage).resolve())
-    return f"{root.rstrip('/')}/{run_folder.name}"
 
 
 def _worker(loop: dict[str, Any]) -> None:
