@@ -278,6 +278,14 @@ def test_the_self_test_runs_once_leaves_nothing_and_reading_does_without(bucket:
 
 
 @pytest.mark.usefixtures("untested")
+def test_answers_that_are_lost_do_not_make_a_good_server_unfit(bucket: Bucket, s3: S3Server):
+    s3.fault("lose", at=".self-test", times=1)  # of the first write
+    s3.fault("answer", at=".self-test", status=409, code="ConditionalRequestConflict", times=1)  # as its first try is under way still
+    bucket.open().create("a", b"")
+    assert [fault["met"] for fault in s3.heal()] == [1, 1]
+
+
+@pytest.mark.usefixtures("untested")
 def test_without_the_right_to_delete_what_it_leaves_is_no_key(bucket: Bucket, s3: S3Server):
     s3.fault("answer", at=".self-test", method="DELETE", status=403, code="AccessDenied")
     store = bucket.open()

@@ -13,7 +13,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, IncompleteReadError
 
 from perdure.errors import RegistryError
-from perdure.registry.s3_client import code_of, part_checksums, status_of
+from perdure.registry.s3_client import attempts, code_of, part_checksums, status_of
 
 __all__ = ["self_test"]
 
@@ -32,12 +32,12 @@ def self_test(client: Any, bucket: str, base: str, shown: str) -> None:
     name = f"{base}.self-test/{uuid.uuid4().hex}"
     target = {"Bucket": bucket, "Key": name}
     try:
-        first = client.put_object(**target, Body=io.BytesIO(_FIRST), IfNoneMatch="*")["ETag"]
+        first = _put(client, target, _FIRST, IfNoneMatch="*")
         if not _refused(lambda: client.put_object(**target, Body=_SECOND, IfNoneMatch="*")):
             raise _unfit(shown, "a second write with 'If-None-Match: *' replaced the first, so two writers of a version would both win")
         _in_parts_is_refused(client, target, shown)
         _comes_back(client, target, _FIRST, shown)
-        client.put_object(**target, Body=_SECOND, IfMatch=first)
+        _put(client, target, _SECOND, IfMatch=first)
         if not _refused(lambda: client.put_object(**target, Body=_FIRST, IfMatch=first)):
             raise _unfit(shown, "a write with an outdated 'If-Match' was taken, so a promotion could undo another one unseen")
         _comes_back(client, target, _SECOND, shown)
@@ -48,6 +48,19 @@ def self_test(client: Any, bucket: str, base: str, shown: str) -> None:
     finally:
         with contextlib.suppress(ClientError, BotoCoreError):
             client.delete_object(**target)
+
+
+def _put(client: Any, target: dict[str, str], data: bytes, **condition: str) -> str:
+    """A write whose condition holds; its ETag. The key is ours alone, so what refuses it is its own first try, whose answer was lost."""
+    for last in attempts():
+        try:
+            return client.put_object(**target, Body=io.BytesIO(data), **condition)["ETag"]
+        except ClientError as error:
+            if status_of(error) == 412:
+                return client.head_object(**target)["ETag"]
+            if status_of(error) != 409 or last:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _in_parts_is_refused(client: Any, target: dict[str, str], shown: str) -> None:
