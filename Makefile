@@ -58,7 +58,7 @@ lock: .venv/.installed  ## write requirements.lock anew from what .venv holds
 	@mv .venv/lock requirements.lock && git diff --stat -- requirements.lock
 
 clean:  ## remove .venv, caches and build output; runs/ and registries stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist platform/perdure.egg-info
+	rm -rf .venv .venv-s3 .pytest_cache .ruff_cache .hypothesis build dist platform/perdure.egg-info
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # torch comes first and from the CPU index, and nothing is resolved (the lock is complete): that is why no CUDA package is ever

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,7 +23,7 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     home = tmp_path_factory.getbasetemp() / "perdure-home"
     monkeypatch.setenv("PERDURE_CACHE", str(home / "cache"))
     monkeypatch.setenv("PERDURE_RUNS", str(home / "runs"))
-    for name in ("PERDURE_REGISTRY", "PERDURE_KEYS", "PERDURE_RAY", "RAY_ADDRESS"):
+    for name in ("PERDURE_REGISTRY", "PERDURE_STORAGE", "PERDURE_KEYS", "PERDURE_RAY", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -32,6 +33,26 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PERDURE_RUNS")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3 for all tests of a session, with the bucket `tests`."""
+    server = S3Server.start()
+    server.client().create_bucket(Bucket="tests")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """The same, reached through the environment of the test, and healthy again after it."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield s3_server
+    s3_server.heal()
 
 
 @pytest.fixture(scope="session")

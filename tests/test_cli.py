@@ -123,7 +123,7 @@ def test_bad_requests_are_one_line(place: Path, capsys: pytest.CaptureFixture[st
         (["report", "nobody"], "no report of run 'nobody'"),
         (["plan", "--items", "0", "--dim", "8"], "plan: items=0"),
         (["check", "missing.yaml"], "no such file"),
-        (["ls", "--registry", "s3://bucket"], "s3:// is not supported"),
+        (["ls", "--registry", "gs://bucket"], "gs:// is not supported"),
         (["ls", "--registry", "empty.png"], "is a file"),
     ):
         assert message in fails(capsys, *arguments), arguments

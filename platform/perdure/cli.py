@@ -23,7 +23,8 @@ __all__ = ["app", "main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Search that learns without forgetting.")
 
 RegistryOption = Annotated[
-    str | None, typer.Option("--registry", help="Folder of the registry; default: PERDURE_REGISTRY, else ./registry.")
+    str | None,
+    typer.Option("--registry", help="Registry: a folder or s3://bucket/prefix; default: PERDURE_REGISTRY, else ./registry."),
 ]
 ChannelOption = Annotated[str, typer.Option(help="Which pointer to move.")]
 ReasonOption = Annotated[str, typer.Option(help="A word for the journal.")]

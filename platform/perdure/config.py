@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from perdure.catalog import readable
 from perdure.errors import ConfigError
+from perdure.settings import carries_credentials
 
 __all__ = [
     "IndexConfig",
@@ -171,13 +172,21 @@ class RunConfig(_Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     index: IndexConfig = Field(default_factory=IndexConfig)
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
-    registry: str = Field(default="registry", description="folder (or URL) of the registry")
+    registry: str = Field(default="registry", description="folder of the registry, or s3://bucket/prefix")
 
     @field_validator("workers", mode="before")
     @classmethod
     def _plain_number(cls, value: Any) -> Any:
         plain = isinstance(value, list) or (isinstance(value, int) and not isinstance(value, bool))
         return {"num": value} if plain else value
+
+    @field_validator("registry")
+    @classmethod
+    def _no_credentials(cls, value: str) -> str:
+        """A config is saved with every run; pydantic's own error would show the value."""
+        if carries_credentials(value):
+            raise ConfigError("registry", ["an S3 URL is s3://BUCKET/PREFIX and no more; credentials belong into the environment"])
+        return value
 
     def plain(self) -> dict[str, Any]:
         """The resolved configuration as plain data, for manifests and reports."""

@@ -2,16 +2,20 @@
 
 PERDURE_REGISTRY   registry URL or folder, over the config's `registry`
 PERDURE_RUNS       folder of run outputs (default: runs)
-PERDURE_CACHE      folder of the decoded-image cache (default: ~/.cache/perdure)
+PERDURE_CACHE      folder of the decoded-image cache and of files fetched from S3 (default: ~/.cache/perdure)
+PERDURE_STORAGE    s3://bucket/prefix or folder for Ray Train's checkpoints (default: the run's own folder, which every node must see)
 PERDURE_KEYS       file with API keys; with it every route but health needs `Authorization: Bearer`
 PERDURE_RAY        address of the Ray cluster (default: RAY_ADDRESS, else a local one)
+
+S3 is reached as any AWS tool reaches it: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile, or a role), AWS_DEFAULT_REGION,
+AWS_ENDPOINT_URL_S3. No URL of ours may carry a credential, since URLs are written into configs and logs.
 """
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Settings", "settings"]
+__all__ = ["Settings", "carries_credentials", "settings"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Settings:
     registry: str | None
     runs: Path
     cache: Path
+    storage: str | None
     keys: Path | None
     ray_address: str | None
 
@@ -33,6 +38,14 @@ def settings() -> Settings:
         registry=environment.get("PERDURE_REGISTRY"),
         runs=Path(environment.get("PERDURE_RUNS", "runs")),
         cache=Path(environment.get("PERDURE_CACHE", str(Path.home() / ".cache" / "perdure"))),
+        storage=environment.get("PERDURE_STORAGE") or None,
         keys=Path(keys) if keys else None,
         ray_address=environment.get("PERDURE_RAY") or environment.get("RAY_ADDRESS"),
     )
+
+
+def carries_credentials(url: str) -> bool:
+    """Whether an S3 URL has room for a secret: a user, a colon, a query. Whoever refuses it shows none of it."""
+    scheme, separator, rest = url.partition("://")
+    authority = rest.partition("/")[0]
+    return bool(separator) and scheme == "s3" and ("@" in authority or ":" in authority or "?" in rest or "#" in rest)

@@ -1,23 +1,23 @@
 """The registry: immutable hashed versions, channels that move atomically, a journal without gaps."""
 
 import json
-import multiprocessing
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from places import Place, race
 
 from perdure.errors import Conflict, Corrupt, Exists, GateRefused, Incompatible, NotFound, RegistryError
 from perdure.records import EncoderRef, Release, SegmentRef, SegmentUse
-from perdure.registry import LocalStore, Registry, open_registry, release_from_plain, release_to_plain
+from perdure.registry import Registry, open_registry, release_from_plain, release_to_plain
 
 FILES = {"weights.safetensors": b"w" * 1000, "encoder.json": b"{}"}
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    return open_registry(tmp_path / "registry")
+def registry(place: Place) -> Registry:
+    return open_registry(place.url)
 
 
 def release_of(registry: Registry, version: int, **changes: object) -> Release:
@@ -26,19 +26,6 @@ def release_of(registry: Registry, version: int, **changes: object) -> Release:
     segment = registry.publish_segment("demo", version, {"vectors": b"segment %d" % version}, made_by=encoder)
     release = Release(f"demo@v{version}", "demo", version - 1, "reindex", "raw", encoder, (SegmentUse(segment, encoder, encoder),))
     return registry.publish_release(replace(release, **changes))
-
-
-def race(target, *arguments) -> list[object]:
-    """Run `target(number, barrier, answers, *arguments)` in four real processes that start together; what each answered."""
-    context = multiprocessing.get_context("fork")
-    barrier, answers = context.Barrier(4), context.SimpleQueue()
-    workers = [context.Process(target=target, args=(number, barrier, answers, *arguments)) for number in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0] * 4
-    return [answers.get() for _ in workers]
 
 
 # -- versions -------------------------------------------------------------------------------------------------------------
@@ -75,14 +62,14 @@ def test_publishing_the_same_again_is_harmless_and_other_bytes_are_refused(regis
 
 
 def test_a_half_written_version_is_invisible_and_does_not_stand_in_the_way(registry: Registry, monkeypatch: pytest.MonkeyPatch):
-    create = LocalStore.create
+    create = type(registry.store).create
 
     def die_before_the_manifest(self, key, data):
         if key.endswith("manifest.json"):
             raise KeyboardInterrupt
         create(self, key, data)
 
-    monkeypatch.setattr(LocalStore, "create", die_before_the_manifest)
+    monkeypatch.setattr(type(registry.store), "create", die_before_the_manifest)
     with pytest.raises(KeyboardInterrupt):
         registry.publish_encoder("demo", 1, FILES)
     monkeypatch.undo()
@@ -94,12 +81,11 @@ def test_a_half_written_version_is_invisible_and_does_not_stand_in_the_way(regis
     assert list(registry.files(EncoderRef("demo", 1))) == ["weights"]
 
 
-def _flips(path: Path) -> list[int]:
-    size = path.stat().st_size
+def _flips(size: int) -> list[int]:
     return sorted({0, 1, size // 3, size // 2, size - 1})
 
 
-def test_a_flipped_byte_in_any_file_is_found_and_the_file_is_named(registry: Registry):
+def test_a_flipped_byte_in_any_file_is_found_and_the_file_is_named(registry: Registry, place: Place):
     release = release_of(registry, 1)
     encoder = registry.publish_encoder("demo", 7, FILES, meta={"note": "ünïcode"})
     registry.promote(release.id)
@@ -113,23 +99,23 @@ def test_a_flipped_byte_in_any_file_is_found_and_the_file_is_named(registry: Reg
     keys = registry.store.list("")
     assert len(keys) == 10 and encoder in registry.encoders()
     for key in keys:
-        path = registry.store.fetch(key)
-        whole = path.read_bytes()
-        for place in _flips(path):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-            with pytest.raises(Corrupt, match=path.name):
+        whole = place.raw(key)
+        for at in _flips(len(whole)):
+            place.spoil(key, whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+            with pytest.raises(Corrupt, match=key.rpartition("/")[2]):
                 loads[key.split("/")[0] + "/"]()
-        path.write_bytes(whole)
+        place.spoil(key, whole)
         loads[key.split("/")[0] + "/"]()
 
 
-def test_a_truncated_and_a_missing_file_are_found(registry: Registry):
+def test_a_truncated_and_a_missing_file_are_found(registry: Registry, place: Place):
     ref = registry.publish_encoder("demo", 1, FILES)
-    path = registry.files(ref)["weights.safetensors"]
-    path.write_bytes(b"w" * 999)
+    registry.files(ref)
+    key = f"{registry.manifest(ref).folder}/weights.safetensors"
+    place.spoil(key, b"w" * 999)
     with pytest.raises(Corrupt, match=r"weights\.safetensors"):
         registry.files(ref)
-    path.unlink()
+    place.remove(key)
     with pytest.raises(Corrupt, match=r"weights\.safetensors"):
         registry.files(ref)
 
@@ -155,16 +141,16 @@ def _publish_next(number, barrier, answers, root):
     answers.put(open_registry(root).publish_encoder("demo", None, {"weights": b"%d" % number}).version)
 
 
-def test_of_processes_that_publish_one_version_exactly_one_wins(tmp_path: Path):
-    winners = [answer for answer in race(_publish_different, tmp_path) if answer is not None]
+def test_of_processes_that_publish_one_version_exactly_one_wins(registry: Registry, place: Place):
+    winners = [answer for answer in race(_publish_different, place.url) if answer is not None]
     assert len(winners) == 1
-    assert open_registry(tmp_path).files(EncoderRef("demo", 1))["weights"].read_bytes() == b"%d" % winners[0] * 50_000
+    assert registry.files(EncoderRef("demo", 1))["weights"].read_bytes() == b"%d" % winners[0] * 50_000
 
 
-def test_processes_that_publish_the_next_version_each_get_their_own(tmp_path: Path):
-    assert sorted(race(_publish_next, tmp_path)) == [1, 2, 3, 4]
-    for ref in open_registry(tmp_path).encoders():
-        open_registry(tmp_path).files(ref)
+def test_processes_that_publish_the_next_version_each_get_their_own(registry: Registry, place: Place):
+    assert sorted(race(_publish_next, place.url)) == [1, 2, 3, 4]
+    for ref in registry.encoders():
+        registry.files(ref)
 
 
 @pytest.mark.parametrize("name", ["../weights", "a/b", ".hidden", ""])
@@ -274,9 +260,9 @@ def test_channels_are_apart(registry: Registry):
         registry.promote(one.id, "../live")
 
 
-def test_promotion_looks_at_every_part(registry: Registry):
+def test_promotion_looks_at_every_part(registry: Registry, place: Place):
     release = release_of(registry, 1)
-    registry.store.fetch("segments/demo/v1/manifest.json").unlink()
+    place.remove("segments/demo/v1/manifest.json")
     with pytest.raises(NotFound, match="segment/demo@v1"):
         registry.promote(release.id)
     assert registry.channel() is None
@@ -317,19 +303,19 @@ def _promote(number, barrier, answers, root, expected):
         answers.put(None)
 
 
-def test_of_processes_that_promote_upon_the_same_expectation_exactly_one_wins(registry: Registry, tmp_path: Path):
+def test_of_processes_that_promote_upon_the_same_expectation_exactly_one_wins(registry: Registry, place: Place):
     for version in range(1, 6):
         release_of(registry, version)
     registry.promote("demo@v1")
-    winners = [answer for answer in race(_promote, tmp_path / "registry", {"expected": "demo@v1"}) if answer is not None]
+    winners = [answer for answer in race(_promote, place.url, {"expected": "demo@v1"}) if answer is not None]
     assert len(winners) == 1 and registry.channel().id == winners[0]
     assert [entry["release"] for entry in registry.journal()] == ["demo@v1", winners[0]]
 
 
-def test_processes_that_promote_without_an_expectation_come_one_after_the_other(registry: Registry, tmp_path: Path):
+def test_processes_that_promote_without_an_expectation_come_one_after_the_other(registry: Registry, place: Place):
     for version in range(1, 6):
         release_of(registry, version)
-    assert sorted(race(_promote, tmp_path / "registry", {})) == ["demo@v2", "demo@v3", "demo@v4", "demo@v5"]
+    assert sorted(race(_promote, place.url, {})) == ["demo@v2", "demo@v3", "demo@v4", "demo@v5"]
     journal = registry.journal()
     assert [entry["number"] for entry in journal] == [1, 2, 3, 4]
     assert [entry["before"] for entry in journal] == [None, *(entry["release"] for entry in journal[:-1])]
@@ -341,14 +327,14 @@ def test_a_rollback_that_lost_a_race_is_a_conflict(registry: Registry, monkeypat
         release_of(registry, version)
     registry.promote("demo@v1")
     registry.promote("demo@v2")
-    swap = LocalStore.swap_pointer
+    swap = type(registry.store).swap_pointer
 
     def someone_was_faster(self, key, data, expected):
         monkeypatch.undo()
         Registry(self).promote("demo@v3")
         return swap(self, key, data, expected)
 
-    monkeypatch.setattr(LocalStore, "swap_pointer", someone_was_faster)
+    monkeypatch.setattr(type(registry.store), "swap_pointer", someone_was_faster)
     with pytest.raises(Conflict, match="moved by someone else"):
         registry.rollback()
     assert registry.channel().id == "demo@v3"
@@ -363,10 +349,10 @@ def _promote_and_die(number, barrier, answers, root):
     answers.put("idle")
 
 
-def test_a_process_that_dies_between_the_swap_and_the_journal_leaves_no_gap(registry: Registry, tmp_path: Path):
+def test_a_process_that_dies_between_the_swap_and_the_journal_leaves_no_gap(registry: Registry, place: Place):
     release_of(registry, 1)
     release_of(registry, 2)
-    assert "died" in race(_promote_and_die, tmp_path / "registry")
+    assert "died" in race(_promote_and_die, place.url)
     assert registry.channel().id == "demo@v1" and registry.store.list("journal/") == []
     registry.promote("demo@v2")
     assert len(registry.store.list("journal/")) == 2

@@ -1,13 +1,14 @@
-"""Where the driver runs, for the processes that Ray starts elsewhere: Train and Tune change their working directory."""
+"""Where the driver runs, for the processes that Ray starts elsewhere (Train and Tune change their working directory); where Ray stores."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from perdure.settings import settings
+from perdure.errors import ConfigError
+from perdure.settings import carries_credentials, settings
 
-__all__ = ["Place"]
+__all__ = ["Place", "storage_of"]
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,13 @@ class Place:
     runs: str
     cache: str
     registry: str | None
+    storage: str | None
 
     @classmethod
     def here(cls) -> Self:
         """This process's."""
         now = settings()
-        registry = now.registry
-        if registry is not None and "://" not in registry:
-            registry = str(Path(registry).resolve())
-        return cls(str(Path.cwd()), str(now.runs.resolve()), str(now.cache.resolve()), registry)
+        return cls(str(Path.cwd()), str(now.runs.resolve()), str(now.cache.resolve()), _absolute(now.registry), _absolute(now.storage))
 
     def enter(self) -> None:
         """Take it on. On a node without that folder (its copy of the working directory lies elsewhere) only the settings."""
@@ -34,5 +33,25 @@ class Place:
             os.chdir(self.folder)
         os.environ["PERDURE_RUNS"] = self.runs
         os.environ["PERDURE_CACHE"] = self.cache
-        if self.registry is not None:
-            os.environ["PERDURE_REGISTRY"] = self.registry
+        for name, value in (("PERDURE_REGISTRY", self.registry), ("PERDURE_STORAGE", self.storage)):
+            if value is not None:
+                os.environ[name] = value
+
+
+def storage_of(run_folder: Path) -> str:
+    """Where Ray Train keeps the checkpoints of a run: below PERDURE_STORAGE by the run's name, else in the run's folder.
+
+    Raises:
+        ConfigError: PERDURE_STORAGE is a URL that carries credentials, which Ray would write down with it.
+    """
+    storage = _absolute(settings().storage)
+    if storage is None:
+        return str((run_folder / "ray").resolve())
+    if carries_credentials(storage):
+        raise ConfigError("PERDURE_STORAGE", ["an S3 URL is s3://BUCKET/PREFIX and no more; credentials belong into the environment"])
+    return f"{storage.rstrip('/')}/{run_folder.name}"
+
+
+def _absolute(place: str | None) -> str | None:
+    """A folder as it is called from everywhere; a URL as it is."""
+    return place if place is None or "://" in place else str(Path(place).resolve())

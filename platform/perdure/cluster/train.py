@@ -1,4 +1,4 @@
-"""Ray Train: one run per task, the loop of `training/loop.py` on every worker, checkpoints through Ray's storage.
+"""Ray Train: one run per task, the loop of `training/loop.py` on every worker, checkpoints through Ray's storage: a folder, or S3.
 
 The run of task k is named by the task and the configuration, so a driver that starts again with the same name finds its checkpoints
 and goes on; whether a task is *finished* is asked of the registry, never of Ray.
@@ -6,20 +6,22 @@ and goes on; whether a task is *finished* is asked of the registry, never of Ray
 
 import logging
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 import ray
 import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from perdure import pipeline
-from perdure.cluster.place import Place
+from perdure.cluster.place import Place, storage_of
 from perdure.cluster.resume import last_good_state
 from perdure.cluster.room import wait_for_room
 from perdure.config import RunConfig, parse
@@ -71,7 +73,7 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
     wait_for_room(workers, progress)
     cores = int(ray.cluster_resources().get("CPU", 1))
     threads = workers.threads or max(1, min(cores, os.cpu_count() or 1) // workers.most)
-    name, storage = f"task-{task_index}-{fingerprint(config)[:12]}", (run_folder / "ray").resolve()
+    name, storage = f"task-{task_index}-{fingerprint(config)[:12]}", storage_of(run_folder)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
@@ -81,7 +83,7 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
             "run_folder": str(run_folder.resolve()),
             "place": Place.here(),
             "threads": threads,
-            "begin": last_good_state(storage / name),
+            "begin": None if "://" in storage else last_good_state(Path(storage) / name),  # for a run that Train knows nothing of
         },
         torch_config=TorchConfig(backend=None, timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=train.ScalingConfig(
@@ -91,7 +93,7 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
         ),
         run_config=train.RunConfig(
             name=name,
-            storage_path=str(storage),
+            storage_path=storage,
             failure_config=train.FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),
             # Threads that spin while they wait for each other cost a busy machine more than they save an idle one.
@@ -104,7 +106,11 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
         except train.TrainingFailedError as error:
             raise PerdureError(f"task {task_index} failed on Ray: {_cause(error)}") from error
     assert result.checkpoint is not None
-    return Path(result.checkpoint.path)
+    if isinstance(result.checkpoint.filesystem, pyarrow.fs.LocalFileSystem):
+        return Path(result.checkpoint.path)
+    outcome = run_folder / "ray" / f"outcome-{task_index:03d}"
+    shutil.rmtree(outcome, ignore_errors=True)
+    return Path(result.checkpoint.to_directory(outcome))
 
 
 def _worker(loop: dict[str, Any]) -> None:
@@ -113,19 +119,21 @@ def _worker(loop: dict[str, Any]) -> None:
     loop["place"].enter()
     config = parse(loop["config"])
     context = train.get_context()
-    checkpoints = _RayCheckpoints(loop["begin"])
-    found = checkpoints.latest()
-    if found is not None and (found / pipeline.OUTCOME).exists():
-        _report({"finished": 1}, found)
-        return
-    with tempfile.TemporaryDirectory() as folder:
+    found = train.get_checkpoint()
+    with ExitStack() as folders:
+        state = loop["begin"] if found is None else Path(folders.enter_context(found.as_directory()))  # a download, if not from a folder
+        if state is not None and (state / pipeline.OUTCOME).exists():
+            finished = found or train.Checkpoint.from_directory(state)
+            train.report({"finished": 1}, checkpoint=finished if context.get_world_rank() == 0 else None)
+            return
+        folder = folders.enter_context(tempfile.TemporaryDirectory())
         pipeline.learn_task(
             config,
             loop["task"],
             loop["registry"],
             out=Path(folder),
             workers=Distributed() if context.get_world_size() > 1 else ALONE,
-            checkpoints=checkpoints,
+            checkpoints=_RayCheckpoints(state),
             tracker=pipeline.open_tracker(config, Path(loop["run_folder"])) if context.get_world_rank() == 0 else None,
         )
         _report({"finished": 1}, Path(folder))
@@ -134,12 +142,11 @@ def _worker(loop: dict[str, Any]) -> None:
 class _RayCheckpoints:
     """States reported to Ray Train: rank 0 hands the folder over, the others take part in the barrier."""
 
-    def __init__(self, begin: Path | None) -> None:
-        self._begin = begin  # for a run that Train knows nothing of; see `last_good_state`
+    def __init__(self, found: Path | None) -> None:
+        self._found = found
 
     def latest(self) -> Path | None:
-        found = train.get_checkpoint()
-        return self._begin if found is None else Path(found.path)
+        return self._found
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -364,7 +364,11 @@ class Registry:
         reason: str,
         forced: list[str],
     ) -> None:
-        """Compare-and-swap a channel and journal the move; Conflict when the swap is lost."""
+        """Compare-and-swap a channel and journal the move; Conflict when the swap is lost.
+
+        A swap whose answer was lost on the way may look lost itself: it won, and someone moved the channel on from it before it was
+        asked again. Whoever did so journalled it first, so the journal knows.
+        """
         if pointer:
             self._record(channel, pointer[0])
         move: dict[str, Any] = {
@@ -379,17 +383,36 @@ class Registry:
             "reason": reason,
             "forced": forced,
         }
-        self.store.swap_pointer(f"channels/{check_key(channel)}.json", seal(move), pointer[1] if pointer else None)
-        self._record(channel, move)
+        try:
+            self.store.swap_pointer(f"channels/{check_key(channel)}.json", seal(move), pointer[1] if pointer else None)
+        except Conflict:
+            if not self._recorded(channel, move):
+                raise
+        else:
+            self._record(channel, move)
 
     def _record(self, channel: str, move: dict[str, Any]) -> None:
         """Write a move's journal entry unless it is there."""
-        entry = {"channel": channel} | {key: value for key, value in move.items() if key != "history"}
-        stamp = re.sub(r"[^0-9]", "", move["at"])[:20]
+        key, entry = _journal_entry(channel, move)
         try:
-            self.store.create(f"journal/{stamp}-{channel}-{move['number']:06d}.json", seal(entry))
+            self.store.create(key, entry)
         except Exists:
             return
+
+    def _recorded(self, channel: str, move: dict[str, Any]) -> bool:
+        """Whether the journal has this very move."""
+        key, entry = _journal_entry(channel, move)
+        try:
+            return self.store.read(key) == entry
+        except NotFound:
+            return False
+
+
+def _journal_entry(channel: str, move: dict[str, Any]) -> tuple[str, bytes]:
+    """Key and bytes of a move's entry."""
+    entry = {"channel": channel} | {key: value for key, value in move.items() if key != "history"}
+    stamp = re.sub(r"[^0-9]", "", move["at"])[:20]
+    return f"journal/{stamp}-{channel}-{move['number']:06d}.json", seal(entry)
 
 
 def _size(data: bytes | Path) -> int:

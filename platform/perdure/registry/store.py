@@ -2,7 +2,7 @@
 
 The protocol asks only for what a local disk and S3 can both do atomically: create-once (`os.link`, `If-None-Match: *`) and
 compare-and-swap of a small object (`flock` + `os.replace`, `If-Match`). Appending is not among them, so the journal is made
-of create-once entries.
+of create-once entries. The store on S3 is in `s3_store.py`.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Protocol
 
 from perdure.errors import Conflict, Exists, NotFound, RegistryError
 
-__all__ = ["LocalStore", "Store", "check_key", "open_store", "sha256_of"]
+__all__ = ["LocalStore", "Store", "check_key", "is_key", "open_store", "sha256_of"]
 
 _PART = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9._@-]*")
 _CHUNK = 1 << 20
@@ -58,11 +58,16 @@ def check_key(key: str) -> str:
     Raises:
         RegistryError: an empty part, `..`, a hidden name, an absolute path, a character outside A-Z a-z 0-9 . _ @ -
     """
-    if not key or not all(_PART.fullmatch(part) for part in key.split("/")):
+    if not is_key(key):
         raise RegistryError(
             f"'{key}' is not a registry key; use names of letters, digits and . _ @ - between slashes, none starting with a dot"
         )
     return key
+
+
+def is_key(name: str) -> bool:
+    """Whether `check_key` would let it pass."""
+    return all(_PART.fullmatch(part) for part in name.split("/"))
 
 
 def sha256_of(data: bytes | Path) -> str:
@@ -74,10 +79,10 @@ def sha256_of(data: bytes | Path) -> str:
 
 
 def open_store(url: str | Path) -> Store:
-    """The store at a folder or a `file://` URL.
+    """The store at a folder, a `file://` URL or `s3://bucket/prefix`.
 
     Raises:
-        RegistryError: another kind of URL.
+        RegistryError: another kind of URL, or one that carries credentials.
     """
     text = str(url)
     scheme, separator, rest = text.partition("://")
@@ -85,8 +90,12 @@ def open_store(url: str | Path) -> Store:
         return LocalStore(Path(text).expanduser())
     if scheme == "file":
         return LocalStore(Path(rest))
+    if scheme == "s3":
+        from perdure.registry.s3_store import S3Store  # boto3 is slow to import, and a folder does without it
+
+        return S3Store(text)
     raise RegistryError(
-        f"registry '{text}': {scheme}:// is not supported; give a local folder, for instance ./registry or file:///srv/registry"
+        f"registry '{scheme}://...': {scheme}:// is not supported; give a folder (./registry, file:///srv/registry) or s3://bucket/prefix"
     )
 
 
