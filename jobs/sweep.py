@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     parser.add_argument("--trials", type=int, default=None, help="this many instead of the file's")
     given = parser.parse_args(arguments)
+    if given.trials is not None and given.trials < 1:
+        parser.error(f"--trials {given.trials}: a sweep has one trial or more")
     sweep = load_sweep(given.config, given.overrides)
     if given.trials is not None:
         sweep = sweep.model_copy(update={"trials": given.trials})

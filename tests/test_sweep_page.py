@@ -29,6 +29,7 @@ def page(folder: Path, **changes: Any) -> str:
         "protocol": {"name": "first_tasks"},
         "looks_at": FirstTasks.looks_at,
         "oracle": False,
+        "retention_is": "measured",
         "definitions": OBJECTIVE_DEFINITIONS["measured"],
         "of": "recall@1",
         "metric": "gain",
@@ -56,6 +57,12 @@ def test_a_front_is_drawn_where_there_is_one(tmp_path: Path) -> None:
     assert "<figure" in page(tmp_path)
     flat = [{**each, "retention": None} for each in TRIALS]
     assert "<figure" not in page(tmp_path, trials=flat, front=[], knee=None, reference={"retention": None, "gain": 0.6})
+
+
+def test_an_estimate_is_called_one(tmp_path: Path) -> None:
+    assert "estimated" not in page(tmp_path)
+    text = page(tmp_path, retention_is="estimated", definitions=OBJECTIVE_DEFINITIONS["estimated"])
+    assert "<th class=n>Retention, estimated</th>" in text and "retention is estimated" in text
 
 
 def test_an_oracle_says_so_at_the_top(tmp_path: Path) -> None:

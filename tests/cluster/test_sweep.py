@@ -77,6 +77,9 @@ def test_an_oracle_is_stamped_wherever_its_result_is_seen_and_optuna_searches_bo
     assert "<b>Oracle.</b>" in (here / "runs/few/sweep.html").read_text()
     report = json.loads((here / f"runs/{out['best']['name']}/report.json").read_text())
     assert len(report["tasks"]) == 3 and report["config"]["stream"]["validation"] is None
+    more = swept(here, protocol={"name": "oracle"}, search=search, order="optuna", trials=4)
+    assert len(more["trials"]) == 4, "it goes on from the three that it has, and proposes another"
+    assert {str(trial) for trial in out["trials"]} < {str(trial) for trial in more["trials"]}
 
 
 def test_two_phases_tune_on_one_stream_and_the_chosen_run_is_for_the_other(here: Path) -> None:

@@ -92,7 +92,10 @@ def test_a_sweeps_plain_data_makes_the_same_sweep_so_that_trials_can_be_sent_els
         ({"protocol": {"name": "first_tasks", "tasks": 1}}, "protocol.first_tasks.tasks"),
         ({"protocol": {"name": "first_tasks", "held_out": 1.0}}, "protocol.first_tasks.held_out"),
         ({"protocol": {"name": "two_phase", "set": []}}, "protocol.two_phase.set"),
-        ({"protocol": {"name": "two_phase", "set": ["train.epochs=1"]}}, "the tuning stream is the very stream that is judged"),
+        (
+            {"protocol": {"name": "two_phase", "set": ["seed=1", "stream.on_bad_item=skip"]}},
+            "the tuning stream is the very stream that is judged",
+        ),
         ({"protocol": {"name": "oracle", "set": ["seed=1"]}}, "protocol.oracle.set: no such option"),
         ({"protocol": {"name": "current_task_validation"}}, "metric=last_average: protocol current_task_validation may not look at"),
         ({"stop_early": {"after": 1}}, "stop_early.after"),

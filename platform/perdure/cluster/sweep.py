@@ -59,8 +59,8 @@ def run_sweep(sweep: SweepConfig, progress: Progress) -> dict[str, Any]:
     The same sweep again goes on where it stopped: what is over is not learned again.
 
     Returns:
-        {name, protocol, looks_at, oracle, definitions, of, metric, mode, best_by, reference, trials best first, front, knee, best}; of a
-        trial {name, values, retention, gain, metric, figures, learned, of, stopped, error}.
+        {name, protocol, looks_at, oracle, retention_is: measured or estimated, definitions, of, metric, mode, best_by, reference, trials
+        best first, front, knee, best}; of a trial {name, values, retention, gain, metric, figures, learned, of, stopped, error}.
     Raises:
         ConfigError: a searched option does not exist; the name is taken by another sweep; fine-tuning loses nothing that could be kept,
             but the knee is asked for.
@@ -264,12 +264,14 @@ def _outcome(sweep: SweepConfig, reference: str, judged: dict[str, Any], of: str
     points = [(row["retention"], row["gain"]) for row in placed]
     at_knee = knee(points)
     best = placed[at_knee] if sweep.best == "knee" and at_knee is not None else whole[0]
+    retention_is = "measured" if sweep.protocol.judged_on_old else "estimated"
     return {
         "name": sweep.name,
         "protocol": sweep.protocol.model_dump(mode="json"),
         "looks_at": sweep.protocol.looks_at,
         "oracle": isinstance(sweep.protocol, Oracle),
-        "definitions": OBJECTIVE_DEFINITIONS["measured" if sweep.protocol.judged_on_old else "estimated"],
+        "retention_is": retention_is,
+        "definitions": OBJECTIVE_DEFINITIONS[retention_is],
         "of": of,
         "metric": sweep.metric,
         "mode": sweep.mode,

@@ -59,7 +59,8 @@ def _front(sweep: Mapping[str, Any], trials: Sequence[Trial], numbers: Mapping[s
         (reference["retention"], reference["gain"]),
         [numbers[name] for name in names],
     )
-    words = f"Of {escaped(metric_title(sweep['of']))}; line: the front; ring: its knee; numbers: the trials below"
+    estimated = "retention is estimated; " if sweep["retention_is"] == "estimated" else ""
+    words = f"Of {escaped(metric_title(sweep['of']))}; {estimated}line: the front; ring: its knee; numbers: the trials below"
     return f'<div class="charts">{chart(words, drawn)}</div>'
 
 
@@ -67,7 +68,8 @@ def _trials(sweep: Mapping[str, Any], trials: Sequence[Trial], numbers: Mapping[
     """Every trial, and fine-tuning above them."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial["values"]))
     shows_metric = sweep["metric"] not in ("retention", "gain")
-    head = ["", *(f"<code>{escaped(key)}</code>" for key in keys), "Retention", "Gain"]
+    head = ["", *(f"<code>{escaped(key)}</code>" for key in keys)]
+    head += ["Retention" if sweep["retention_is"] == "measured" else "Retention, estimated", "Gain"]
     head += [*([f"<code>{escaped(sweep['metric'])}</code>"] if shows_metric else []), ""]
 
     def cells(label: str, values: Mapping[str, Any], judged: Trial, note: str) -> list[str]:

@@ -164,7 +164,8 @@ def _problems(sweep: SweepConfig) -> list[str]:
                 sweep.trial({key: value}, sweep.name)
             except ConfigError as error:
                 problems += [f"search.{key} = {value!r}: {problem}" for problem in error.problems]
-    same = sweep.trial({}, sweep.name).stream == sweep.chosen({}, sweep.name).stream
+    tuned, judged = sweep.trial({}, sweep.name).stream, sweep.chosen({}, sweep.name).stream
+    same = (tuned.dataset, tuned.kind, tuned.validation) == (judged.dataset, judged.kind, judged.validation)
     if same and not isinstance(sweep.protocol, Oracle):
         problems.append(
             "protocol.set: the tuning stream is the very stream that is judged; change stream.dataset or stream.kind, set "
