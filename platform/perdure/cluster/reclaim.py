@@ -8,7 +8,7 @@ freed nothing 45 s after the controller was dead. The cluster's own table says w
 
 import ray
 from ray._private.state import state  # no public call tells who made a placement group
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 __all__ = ["free_orphans"]
