@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("config", help="YAML of a sweep; ready-made ones are in tune_configs/")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     parser.add_argument("--trials", type=int, default=None, help="this many instead of the file's")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)  # overrides may stand on both sides of an option
     if given.trials is not None and given.trials < 1:
         parser.error(f"--trials {given.trials}: a sweep has one trial or more")
     sweep = load_sweep(given.config, given.overrides)

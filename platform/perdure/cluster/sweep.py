@@ -84,8 +84,8 @@ def run_sweep(sweep: SweepConfig, progress: Progress) -> dict[str, Any]:
         raise ConfigError(
             f"sweep '{sweep.name}'",
             [
-                f"best=knee: fine-tuning loses nothing of {of} on old tasks here, so no retention can be told; tune on a stream of more "
-                "tasks or longer ones, or set best: metric"
+                f"best=knee: fine-tuning loses nothing of {of} on old tasks here, so no retention can be told; train for longer (too few "
+                "steps learn nothing that could be lost), tune on more tasks or on other ones, or set best: metric"
             ],
         )
     known = trials.all()
