@@ -65,7 +65,8 @@ def ray_session() -> Iterator[None]:
 
     for name in ("RAY_ADDRESS", "PERDURE_RAY", "PERDURE_REGISTRY", "PERDURE_KEYS"):
         os.environ.pop(name, None)
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "platform")])  # also where the installed package is another checkout's
+    environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
     ray.init(
         "local",  # never a cluster that runs on this machine already
         num_cpus=4,

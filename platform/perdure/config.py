@@ -4,7 +4,6 @@ One YAML per run, complete, opening with the command that runs it; `a.b=value` o
 suggestion, and all errors of a file are reported at once.
 """
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,20 +18,23 @@ __all__ = [
     "IndexConfig",
     "PartConfig",
     "RunConfig",
-    "SearchSpace",
+    "Section",
     "StreamConfig",
-    "SweepConfig",
     "TrainConfig",
+    "ValidationConfig",
     "WorkersConfig",
     "load",
-    "load_sweep",
     "parse",
+    "put",
+    "read_yaml",
 ]
 
 _MOST_WORKERS = 1024
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """What every section of a file is: no key that is not named here, and nothing changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -54,7 +56,14 @@ class PartConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
-class StreamConfig(_Section):
+class ValidationConfig(Section):
+    """Measure on train items that are held out; no item of the test split, and of no class that is unseen, is read."""
+
+    share: float = Field(default=0.2, gt=0, lt=1, description="of each class's train items, chosen by a hash of the id")
+    tasks: int | None = Field(default=None, ge=1, description="only the first so many tasks are there; null = all")
+
+
+class StreamConfig(Section):
     """A dataset, cut into tasks."""
 
     dataset: PartConfig = Field(default_factory=lambda: PartConfig(name="scenes"), description="where items come from")
@@ -65,9 +74,12 @@ class StreamConfig(_Section):
     on_bad_item: Literal["stop", "skip"] = Field(
         default="stop", description="an image that cannot be read stops the run, or is skipped and counted"
     )
+    validation: ValidationConfig | None = Field(
+        default=None, description="measure on held-out train items in place of the test split; what sweeps set (docs/how-to/tune.md)"
+    )
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """One task's training."""
 
     epochs: int = Field(default=8, ge=0, description="passes over the task's data")
@@ -103,7 +115,7 @@ class TrainConfig(_Section):
         return self
 
 
-class IndexConfig(_Section):
+class IndexConfig(Section):
     """How the gallery is indexed, and what happens to old items when a new encoder comes."""
 
     kind: Literal["flat", "hnsw", "binary"] = Field(
@@ -127,7 +139,7 @@ class IndexConfig(_Section):
         return self
 
 
-class WorkersConfig(_Section):
+class WorkersConfig(Section):
     """How a run is spread; `workers: 2` is short for `workers: {num: 2}`, `[1, 4]` is elastic, and 0 is in-process, without Ray."""
 
     num: int | tuple[int, int] = Field(
@@ -159,7 +171,7 @@ class WorkersConfig(_Section):
         return self.num if isinstance(self.num, int) else self.num[1]
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run."""
 
     name: str = Field(
@@ -193,70 +205,6 @@ class RunConfig(_Section):
         return self.model_dump(mode="json")
 
 
-class SearchSpace(_Section):
-    """The values that a sweep may give one option: exactly one of the three."""
-
-    choice: tuple[Any, ...] | None = Field(default=None, min_length=1, description="one of these")
-    uniform: tuple[float, float] | None = Field(default=None, description="a number between the two")
-    loguniform: tuple[float, float] | None = Field(default=None, description="the same, every factor as likely as any other")
-
-    @model_validator(mode="after")
-    def _one_of_three(self) -> "SearchSpace":
-        if [self.choice, self.uniform, self.loguniform].count(None) != 2:
-            raise ValueError("give exactly one of choice, uniform, loguniform")
-        low, high = self.uniform or self.loguniform or (1.0, 2.0)
-        if not low < high or (self.loguniform and low <= 0):
-            raise ValueError(f"[{low}, {high}] is no range{'' if low < high else ', the lower end comes first'}")
-        return self
-
-    def examples(self) -> tuple[Any, ...]:
-        """Every choice, or the ends of the range: what a check can try."""
-        return self.choice or self.uniform or self.loguniform or ()
-
-
-class SweepConfig(_Section):
-    """A search over some options of a run."""
-
-    name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="trials are runs called NAME-0, NAME-1 ...")
-    base: dict[str, Any] = Field(default_factory=dict, description="a run config, or the path of one relative to the sweep's file")
-    set: tuple[str, ...] = Field(default=(), description="a.b=value overrides of the base")
-    search: dict[str, SearchSpace] = Field(min_length=1, description="dotted key of the run -> its values")
-    order: Literal["random", "grid"] = Field(default="random", description="grid: every combination of choices once; trials is not used")
-    trials: int = Field(default=8, ge=1, le=10_000)
-    metric: str = Field(
-        default="last_average", description="key of the report's summary that is compared; by_metric.NAME.KEY for another metric's"
-    )
-    mode: Literal["max", "min"] = "max"
-    concurrent: int = Field(default=1, ge=1, le=1024, description="trials at the same time")
-    seed: int = Field(default=0, ge=0, description="of the search; the seed of the runs is theirs")
-
-    @model_validator(mode="after")
-    def _grid_of_choices(self) -> "SweepConfig":
-        ranges = [key for key, space in self.search.items() if space.choice is None]
-        if self.order == "grid" and ranges:
-            raise ValueError(f"order=grid needs choices, and {', '.join(ranges)} has a range; name the values, or set order: random")
-        return self
-
-    @property
-    def num_trials(self) -> int:
-        """How many there will be."""
-        return self.trials if self.order == "random" else math.prod(len(space.choice or ()) for space in self.search.values())
-
-    def run(self, values: dict[str, Any], name: str | None = None) -> RunConfig:
-        """The run of one trial: the base, its overrides, then these values by their dotted keys.
-
-        Raises:
-            ConfigError: as for `parse`.
-        """
-        source = name or self.name
-        raw = _written_out(yaml.safe_load(yaml.safe_dump(self.base)))
-        problems = [problem for override in self.set for problem in _apply(raw, override)]
-        problems += [problem for key, value in values.items() for problem in _put(raw, key, value)]
-        if problems:
-            raise ConfigError(source, problems)
-        return parse(raw if name is None else {**raw, "name": name}, source=source)
-
-
 _SECTIONS: dict[str, type[BaseModel]] = {
     "stream": StreamConfig,
     "train": TrainConfig,
@@ -272,7 +220,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
         ConfigError: the file is missing or not YAML, a key is unknown, a value is out of range; all at once.
     """
     path = Path(path)
-    return parse(_read(path), overrides, source=str(path))
+    return parse(read_yaml(path), overrides, source=str(path))
 
 
 def parse(raw: Any, overrides: list[str] | None = None, *, source: str = "config") -> RunConfig:
@@ -292,40 +240,7 @@ def parse(raw: Any, overrides: list[str] | None = None, *, source: str = "config
     return config
 
 
-def load_sweep(path: str | Path, overrides: list[str] | None = None) -> SweepConfig:
-    """Read a sweep's YAML; its base is read, overridden and checked, and every searched key is tried in it.
-
-    `overrides` are overrides of the base run, applied after the file's own `set`.
-
-    Raises:
-        ConfigError: the file or its base is missing or wrong, or a searched value does not fit the run; all at once.
-    """
-    path = Path(path)
-    raw = _read(path)
-    if not isinstance(raw, dict):
-        raise ConfigError(str(path), [f"a sweep is a mapping of keys, found {type(raw).__name__}"])
-    base = raw.get("base", {})
-    if isinstance(base, str):
-        raw = {**raw, "base": _read(path.parent / base)}
-    try:
-        sweep = SweepConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(str(path), readable(error, "", SweepConfig.model_fields)) from None
-    sweep = sweep.model_copy(update={"set": (*sweep.set, *(overrides or []))})
-    parse(sweep.base, list(sweep.set), source=f"{path}: base")
-    problems: list[str] = []
-    for key, space in sweep.search.items():
-        for value in space.examples():
-            try:
-                sweep.run({key: value})
-            except ConfigError as error:
-                problems += [f"search.{key} = {value!r}: {problem}" for problem in error.problems]
-    if problems:
-        raise ConfigError(str(path), problems)
-    return sweep
-
-
-def _read(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
     """The plain data of a YAML file, {} of an empty one."""
     if not path.is_file():
         raise ConfigError(str(path), ["no such file; the ready-made configs are in jobs/configs/ and tune_configs/"])
@@ -374,10 +289,10 @@ def _apply(raw: dict[str, Any], override: str) -> list[str]:
         value = _plain(text)
     except yaml.YAMLError:
         return [f"override '{override}': the value is not YAML"]
-    return [f"override '{override}': {problem}" for problem in _put(raw, dotted, value)]
+    return [f"override '{override}': {problem}" for problem in put(raw, dotted, value)]
 
 
-def _put(raw: dict[str, Any], dotted: str, value: Any) -> list[str]:
+def put(raw: dict[str, Any], dotted: str, value: Any) -> list[str]:
     """Set one dotted key in place; a problem, if it has one."""
     *parents, last = dotted.split(".")
     place = raw

@@ -20,6 +20,7 @@ _NEWER = {
     "projection": "separate",
     "hash_bits": None,
     "joint": None,
+    "validation": None,
 }
 
 
@@ -30,7 +31,7 @@ def fingerprint(config: RunConfig) -> str:
         plain.pop(free)
     for free in ("log_every", "tensorboard", "checkpoint_every", "start_from"):
         plain["train"].pop(free)
-    for holder, key in ((plain, "train"), (plain["stream"], "kind"), (plain, "encoder"), (plain["strategy"], "ranking")):
+    for holder, key in ((plain, "train"), (plain, "stream"), (plain["stream"], "kind"), (plain, "encoder"), (plain["strategy"], "ranking")):
         if holder.get(key):
             holder[key] = _as_before(holder[key])
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
@@ -47,11 +48,13 @@ def first_task_fingerprint(config: RunConfig, *, own_objective: bool = False) ->
     train = plain["train"]
     kind, ranking = plain["stream"]["kind"], plain["strategy"].get("ranking")
     of_later_tasks = ("step", "tasks", "task_order") if kind.get("task_order") is None else ()
+    validation = plain["stream"]["validation"]
     backbone_lr = train["backbone_lr"] if train["first_backbone_lr"] is None else train["first_backbone_lr"]
     first = {
         "seed": plain["seed"],
         "dataset": plain["stream"]["dataset"],
         "on_bad_item": plain["stream"]["on_bad_item"],
+        **({} if validation is None else {"held_out": validation["share"]}),
         "kind": {key: value for key, value in kind.items() if key not in of_later_tasks},
         "encoder": _as_before(plain["encoder"]),
         **({"strategy": plain["strategy"]} if own_objective else {}),

@@ -10,7 +10,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from perdure.encoders.encoder import Encoder
 from perdure.errors import ConfigError, DataError
 from perdure.memory.accuracy_drift import AccuracyDrift
 from perdure.progress import Progress, SilentProgress
-from perdure.records import EncoderRef
+from perdure.records import EncoderRef, Item
 from perdure.registry.registry import Registry, open_registry
 from perdure.retrieval.evaluation import are_words, embed_split
 from perdure.settings import settings
@@ -38,6 +38,7 @@ from perdure.strategies import STRATEGIES
 from perdure.strategies.strategy import Strategy, TaskContext
 from perdure.stream import STREAMS
 from perdure.stream.task_stream import TaskStream
+from perdure.stream.validation import first_tasks, hold_out_train_items
 from perdure.tracking import JsonlTracker, TensorBoardTracker, Tracker, Trackers
 from perdure.training.checkpoint import Checkpoints, FolderCheckpoints
 from perdure.training.gather import ALONE, Workers
@@ -173,8 +174,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
         on_bad_item=config.stream.on_bad_item,
         progress=lambda done, total: silent.count("decoding", done, total),
     )
-    rows = np.flatnonzero(pixels.rows_ok)
-    stream = STREAMS.build(config.stream.kind.name, config.stream.kind.options, dataset.items, rows, config.seed)
+    stream = _stream(config, dataset.items, np.flatnonzero(pixels.rows_ok))
     has_captions = any(item.captions for item in dataset.items)
     text = options["text"].name
     if text not in ("auto", "none") and not has_captions:
@@ -184,6 +184,15 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
         problem = "encoder.text=none: some items of this stream are words alone; set encoder.text=auto, or leave out that modality"
         raise ConfigError(f"run '{config.name}'", [problem])
     return Prepared(dataset, pixels, stream, with_text=text != "none" and has_captions)
+
+
+def _stream(config: RunConfig, items: Sequence[Item], rows: NDArray[np.int64]) -> TaskStream:
+    """The usable rows cut into tasks; under `stream.validation`, what that leaves of them."""
+    kind, validation = config.stream.kind, config.stream.validation
+    if validation is None:
+        return STREAMS.build(kind.name, kind.options, items, rows, config.seed)
+    items, rows = hold_out_train_items(items, rows, validation.share)
+    return first_tasks(STREAMS.build(kind.name, kind.options, items, rows, config.seed), validation.tasks)
 
 
 def untrained(config: RunConfig, prepared: Prepared) -> Encoder:

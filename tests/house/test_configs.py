@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure import pipeline
-from perdure.config import RunConfig, SweepConfig, load, load_sweep, parse
+from perdure.config import RunConfig, load, parse
 from perdure.errors import ConfigError
+from perdure.tuning import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
@@ -180,67 +180,18 @@ def test_every_ready_made_run_opens_with_its_command() -> None:
 # Sweeps
 
 
-def sweep_file(folder: Path, **changes: Any) -> Path:
-    (folder / "base.yaml").write_text("strategy: l2\ntrain: {epochs: 2}\n")
-    path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"base": "base.yaml", "search": {"train.lr": {"loguniform": [1e-4, 1e-2]}}, **changes}))
-    return path
-
-
-def test_a_sweeps_base_is_a_path_beside_it_or_inline(tmp_path: Path) -> None:
-    beside = load_sweep(sweep_file(tmp_path))
-    inline = load_sweep(sweep_file(tmp_path, base={"strategy": "l2", "train": {"epochs": 2}}))
-    assert beside == inline
-
-
-def test_a_trial_is_the_base_then_set_then_the_commands_overrides_then_the_drawn_values(tmp_path: Path) -> None:
-    sweep = load_sweep(sweep_file(tmp_path, set=["train.epochs=3", "strategy.weight=1", "seed=4"]), ["seed=5", "train.lr=1.0"])
-    trial = sweep.run({"train.lr": 0.01, "strategy.weight": 7}, name="sweep-3")
-    assert (trial.name, trial.seed, trial.train.epochs, trial.train.lr) == ("sweep-3", 5, 3, 0.01)
-    assert trial.strategy.name == "l2" and trial.strategy.options == {"weight": 7}
-    assert sweep.run({}).strategy.options == {"weight": 1}, "a trial must not change the next one's base"
-
-
-def test_a_sweeps_plain_data_makes_the_same_sweep_so_that_trials_can_be_sent_elsewhere(tmp_path: Path) -> None:
-    sweep = load_sweep(sweep_file(tmp_path))
-    assert SweepConfig.model_validate(sweep.model_dump(mode="json")) == sweep
-
-
-@pytest.mark.parametrize(
-    ("changes", "part"),
-    [
-        ({"serch": 1}, "serch: no such option. Did you mean 'search'?"),
-        ({"search": {}}, "search"),
-        ({"search": {"train.lr": {"loguniform": [0.0, 1.0]}}}, "is no range"),
-        ({"search": {"train.lr": {"uniform": [2.0, 1.0]}}}, "the lower end comes first"),
-        ({"search": {"train.lr": {"uniform": [1.0, 2.0], "choice": [1]}}}, "exactly one of"),
-        ({"search": {"train.lr": {"choice": []}}}, "search.train.lr.choice"),
-        ({"search": {"train.lr": {"normal": [0, 1]}}}, "search.train.lr.normal: no such option"),
-        ({"search": {"train.lrr": {"choice": [1]}}}, "search.train.lrr = 1: train.lrr: no such option. Did you mean 'lr'?"),
-        ({"search": {"train.lr": {"choice": [0.1, -1]}}}, "search.train.lr = -1: train.lr"),
-        ({"search": {"train.lr.x": {"choice": [1]}}, "set": ["train.lr=1"]}, "'lr' is 1, which has no 'x'"),
-        ({"set": ["train.epoch=1"]}, "train.epoch: no such option. Did you mean 'epochs'?"),
-        ({"base": "nowhere.yaml"}, "no such file"),
-        ({"mode": "best"}, "mode"),
-        ({"trials": 0}, "trials"),
-        ({"order": "grid"}, "order=grid needs choices, and train.lr has a range"),
-    ],
-)
-def test_a_wrong_sweep_says_what_is_wrong(tmp_path: Path, changes: dict[str, Any], part: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_sweep(sweep_file(tmp_path, **changes))
-    assert part in str(caught.value)
-
-
-def test_a_grid_has_a_trial_for_each_combination(tmp_path: Path) -> None:
-    search = {"train.lr": {"choice": [0.1, 0.2, 0.3]}, "strategy.weight": {"choice": [1, 2]}}
-    assert load_sweep(sweep_file(tmp_path, search=search, order="grid")).num_trials == 6
-    assert load_sweep(sweep_file(tmp_path, search=search, trials=4)).num_trials == 4
-
-
-def test_every_ready_made_sweep_loads() -> None:
-    assert len(SWEEPS) >= 1
+def test_every_ready_made_sweep_names_parts_and_options_that_exist() -> None:
+    names = {path.stem for path in SWEEPS}
+    assert names >= {"alignment_temperature", "correlation", "dual", "lwf", "mmd"}
     for path in SWEEPS:
         sweep = load_sweep(path)
         assert sweep.num_trials >= 2
-        assert f"tune_configs/{path.name}" in path.read_text().splitlines()[0]
+        assert path.read_text().splitlines()[0] == f"# python jobs/sweep.py tune_configs/{path.name}"
+        for key, space in sweep.search.items():
+            for value in space.examples():
+                assert pipeline.check(sweep.trial({key: value}, "trial")) == [], f"{path.name}: {key}={value!r}"
+                assert pipeline.check(sweep.chosen({key: value}, "best")) == [], f"{path.name}: {key}={value!r}"
+
+
+def test_no_ready_made_sweep_looks_at_what_it_is_judged_on() -> None:
+    assert {load_sweep(path).protocol.name for path in SWEEPS} == {"first_tasks", "current_task_validation", "two_phase"}

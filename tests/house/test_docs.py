@@ -10,8 +10,9 @@ import typer
 import yaml
 
 from perdure.cli import app
-from perdure.config import load, load_sweep, parse
+from perdure.config import load, parse
 from perdure.pipeline import check
+from perdure.tuning import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

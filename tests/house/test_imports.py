@@ -21,7 +21,7 @@ LINES: list[set[str]] = [  # top to bottom
     {"pipeline", "report"},
     {"training", "retrieval"},
     {"stream", "strategies", "registry"},
-    {"data", "encoders", "memory", "index"},
+    {"data", "encoders", "memory", "index", "tuning"},
     {"losses", "metrics"},
     {"bottom"},
 ]

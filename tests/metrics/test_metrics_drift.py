@@ -1,11 +1,11 @@
-"""Drift between two encoder versions: displacement and CKA as loops, and what they are blind to."""
+"""Drift between two encoder versions: displacement, CKA and neighbours as loops, and what they are blind to."""
 
 import math
 
 import numpy as np
 import pytest
 
-from perdure.metrics.drift import linear_cka, mean_displacement
+from perdure.metrics.drift import linear_cka, mean_displacement, neighbour_agreement
 
 
 def unit(rows):
@@ -75,3 +75,41 @@ def test_items_that_do_not_match_are_refused() -> None:
         mean_displacement(rows(0, 4), rows(0, 5))
     with pytest.raises(ValueError, match="same n"):
         linear_cka(rows(0, 4), rows(0, 5))
+
+
+# Neighbours
+
+
+def agreement_in_loops(x, y, k: int) -> float:
+    """Who is near whom, item by item."""
+
+    def nearest(vectors, i: int) -> set[int]:
+        others = [j for j in range(len(vectors)) if j != i]
+        return set(sorted(others, key=lambda j: -float(vectors[i] @ vectors[j]))[:k])
+
+    return sum(len(nearest(x, i) & nearest(y, i)) / k for i in range(len(x))) / len(x)
+
+
+@pytest.mark.parametrize(("n", "k"), [(5, 1), (9, 2), (41, 10), (60, 10)])
+def test_neighbour_agreement_equals_its_definition_written_as_loops(n: int, k: int) -> None:
+    x, y = rows(3, n), unit(rows(3, n) + 0.4 * rows(4, n))
+    assert neighbour_agreement(x, y) == pytest.approx(agreement_in_loops(x, y, k))
+
+
+def test_neighbour_agreement_is_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = rows(3, 50), unit(rows(3, 50) + 0.4 * rows(4, 50))
+    whole = neighbour_agreement(x, y)
+    monkeypatch.setattr("perdure.metrics.drift._BLOCK", 7)
+    assert neighbour_agreement(x, y) == whole
+
+
+def test_neighbours_are_the_same_after_a_turn_of_the_whole_space_and_by_chance_for_strangers() -> None:
+    x = rows(3, 200)
+    assert neighbour_agreement(x, unit(x @ rotation(5))) == 1.0
+    assert neighbour_agreement(x, rows(9, 200)) < 3 * 10 / 199
+
+
+def test_neighbours_need_five_items_and_as_many_on_both_sides() -> None:
+    assert math.isnan(neighbour_agreement(rows(1, 4), rows(2, 4)))
+    with pytest.raises(ValueError, match="of the same n items"):
+        neighbour_agreement(rows(1, 6), rows(2, 7))

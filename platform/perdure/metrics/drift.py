@@ -1,14 +1,16 @@
-"""How far two encoder versions put the same items apart: mean displacement, and linear CKA.
+"""How far two encoder versions put the same items apart: mean displacement, linear CKA, and which neighbours they agree on.
 
 Wang, Herranz and van de Weijer, "Continual learning in cross-modal retrieval", CVPR workshops 2021, name the drift of embeddings, and
-drift that is not the same in both modalities, as what makes a cross-modal space forget. How they measure it could not be verified; the two
+drift that is not the same in both modalities, as what makes a cross-modal space forget. How they measure it could not be verified; the
 figures here are ours. Letters: n items, D embedding of one version, E of the other.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DRIFT_DEFINITIONS", "linear_cka", "mean_displacement"]
+__all__ = ["AGREEMENT_DEFINITION", "DRIFT_DEFINITIONS", "linear_cka", "mean_displacement", "neighbour_agreement"]
+
+_BLOCK = 1024  # items whose neighbours are looked for at a time
 
 DRIFT_DEFINITIONS = {
     "cross_modal.displacement": "Mean over a task's test items of the Euclidean distance, 0 to 2, between the unit embeddings that two "
@@ -20,6 +22,38 @@ DRIFT_DEFINITIONS = {
     "whole space. Null for fewer than four items, and where a version gives all items the same embedding.",
 }
 """What each number means, word for word, to be stored beside it."""
+
+AGREEMENT_DEFINITION = (
+    "agreement[t] = the mean over task t's own test items, of pictures and captions apart and then of both, of the share of an item's k "
+    "nearest others among them (by cosine) that the encoder before task t and the one after it have in common; k = 10, or a quarter of "
+    "the others where they are fewer than 40. 1 = the neighbourhoods are the same; a turn of the whole space changes nothing. Null for the "
+    "first task."
+)
+
+
+def neighbour_agreement(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+    """The share of neighbours that two versions agree on.
+
+        1/n sum_i |N_k(x_i) intersected with N_k(y_i)| / k        N_k: the k other items with the greatest cosine;  k = min(10, (n-1) // 4)
+
+    Args:
+        before: (n, D) x, unit rows by one version.
+        after: (n, E) y, by the other; row i of the same item.
+    Returns:
+        0 to 1, about k / (n-1) for unrelated versions; NaN for n < 5.
+    Raises:
+        ValueError: different numbers of rows.
+    """
+    if before.ndim != 2 or after.ndim != 2 or len(before) != len(after):
+        raise ValueError(f"neighbour_agreement: got {before.shape} and {after.shape}; it needs (n, D) and (n, E) of the same n items.")
+    k = min(10, (len(before) - 1) // 4)
+    if k < 1:
+        return float("nan")
+    common = 0
+    for start in range(0, len(before), _BLOCK):
+        theirs, ours = (_neighbours(rows, start, k) for rows in (before, after))
+        common += int((theirs[:, :, None] == ours[:, None, :]).sum())
+    return common / (k * len(before))
 
 
 def mean_displacement(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
@@ -68,6 +102,14 @@ def linear_cka(before: NDArray[np.float32], after: NDArray[np.float32]) -> float
     itself = _hsic(x, x) * _hsic(y, y)
     spread = float(np.square(x).sum() * np.square(y).sum())
     return float(_hsic(x, y) / np.sqrt(itself)) if _hsic(x, x) > 0 and _hsic(y, y) > 0 and spread > _NO_SPREAD else float("nan")
+
+
+def _neighbours(rows: NDArray[np.float32], start: int, k: int) -> NDArray[np.int64]:
+    """(b, k) the nearest others of a block of rows."""
+    similarity = rows[start : start + _BLOCK] @ rows.T
+    own = np.arange(len(similarity))
+    similarity[own, start + own] = -np.inf
+    return np.argpartition(similarity, -k, axis=1)[:, -k:]
 
 
 _NO_SPREAD = 1e-16  # of two sums of squared distances from the mean: below it there is rounding and nothing else

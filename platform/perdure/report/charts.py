@@ -22,6 +22,7 @@ from perdure.report.reading import Report, matrix_of, shorten, strategy_of, task
 __all__ = [
     "averages_chart",
     "drift_chart",
+    "front_chart",
     "intervals_chart",
     "inversion_chart",
     "methods_chart",
@@ -154,6 +155,41 @@ def intervals_chart(methods: Sequence[tuple[str, Sequence[float], Sequence[float
         axes.xaxis.set_major_formatter(_percent)
 
     return _svg(paint, (_WIDE[0], max(1.2, 0.7 + 0.36 * len(methods))))
+
+
+def front_chart(
+    points: Sequence[tuple[float, float]], front: Sequence[int], knee: int | None, reference: tuple[float, float], numbers: Sequence[str]
+) -> str:
+    """Trials by what they retain (to the right) and gain (upwards): the front joined by a line, its knee ringed, fine-tuning as a cross.
+
+    Args:
+        points: (retention, gain) of each trial.
+        front: which of them lie on the front, from left to right.
+        knee: which one is proposed.
+        reference: of fine-tuning.
+        numbers: what each trial is called.
+    """
+
+    def paint(axes: Axes) -> None:
+        on_front = [points[number] for number in front]
+        axes.plot([100 * x for x, _ in on_front], [100 * y for _, y in on_front], color=_ACCENT, linewidth=1.4, alpha=0.6)
+        for number, (x, y) in enumerate(points):
+            colour = _ACCENT if number in front else _SOFT
+            axes.plot([100 * x], [100 * y], "o", color=colour, markersize=5.5, alpha=1.0 if number in front else 0.6)
+            axes.annotate(numbers[number], (100 * x, 100 * y), (5, 4), textcoords="offset points", color=colour, fontsize=7.5)
+        if knee is not None:
+            x, y = points[knee]
+            axes.plot([100 * x], [100 * y], "o", markersize=12, markerfacecolor="none", markeredgecolor=_ACCENT, markeredgewidth=1.6)
+        axes.plot([100 * reference[0]], [100 * reference[1]], "x", color=_SOFT, markersize=6, markeredgewidth=1.6)
+        axes.annotate("fine-tuning", (100 * reference[0], 100 * reference[1]), (6, -9), textcoords="offset points", color=_SOFT)
+        axes.margins(0.08)
+        axes.grid(axis="x", color=_LINE, linewidth=0.7)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(_percent)
+        axes.set_xlabel("retention", color=_SOFT)
+        axes.set_ylabel("gain", color=_SOFT)
+
+    return _svg(paint, _WIDE)
 
 
 def term_chart(entries: Sequence[Mapping[str, Any]], term: str) -> str:

@@ -15,6 +15,7 @@ from perdure.encoders import load_encoder
 from perdure.encoders.encoder import Encoder
 from perdure.index.segment import load_segment
 from perdure.memory.accuracy_drift import AccuracyDrift, measure_drift
+from perdure.metrics.drift import neighbour_agreement
 from perdure.pipeline import Prepared
 from perdure.records import EncoderRef, Release, Task
 from perdure.registry.registry import Registry
@@ -162,6 +163,20 @@ class StreamMeasures:
         if all(QUERY_DRIFT in files for files in stored):  # versions that were published before there was such a thing have none
             hops = [QueryDrift.load(self.registry.file(ref, QUERY_DRIFT)) for ref in refs[1:]]
         return {"policies": cross_modal_recalls(versions, tasks, hops), "drift": cross_modal_drift(versions, tasks)}
+
+    def agreement(self, learned: int) -> list[float | None]:
+        """Of each of the first so many tasks, what its parent and the encoder that learned it agree on among its test items."""
+        out: list[float | None] = [None]
+        for task in self.prepared.stream.tasks[1:learned]:
+            before, after = (
+                self.embeddings(EncoderRef(self.config.name, version)).of(task.query) for version in (task.index, task.index + 1)
+            )
+            shares = [neighbour_agreement(before.image, after.image)]
+            if before.text is not None and after.text is not None:
+                shares.append(neighbour_agreement(before.text, after.text))
+            mean = float(np.mean(shares))
+            out.append(mean if np.isfinite(mean) else None)
+        return out
 
     def search(self, release: Release, task: Task) -> dict[str, list[float | None]]:
         """Search everything indexed so far, under the release's policy and merge: one value for each task learned so far."""

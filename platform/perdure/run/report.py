@@ -9,7 +9,7 @@ from perdure.config import RunConfig
 from perdure.errors import PerdureError
 from perdure.metrics import continual
 from perdure.metrics.datasets import DATASET_DEFINITIONS, by_dataset, harmonic_matrix
-from perdure.metrics.drift import DRIFT_DEFINITIONS
+from perdure.metrics.drift import AGREEMENT_DEFINITION, DRIFT_DEFINITIONS
 from perdure.metrics.profile import DEFINITIONS as PROFILE_DEFINITIONS
 from perdure.metrics.retrieval import DEFINITIONS
 from perdure.pipeline import Prepared
@@ -38,6 +38,7 @@ def compose_report(
     last: SplitEmbeddings,
     baseline: Row,
     cross_modal: Mapping[str, Any],
+    agreement: Sequence[float | None],
 ) -> dict[str, Any]:
     """`report.json` of a learned stream; the shape is a contract (DESIGN 4).
 
@@ -45,6 +46,7 @@ def compose_report(
         last: what the newest encoder makes of the test rows.
         baseline: every metric of each task by the encoder that the first task started from.
         cross_modal: what every index policy finds across modalities; empty without captions.
+        agreement: of each task, what its parent and the encoder that learned it agree on.
     """
     stream = prepared.stream
     refs = [EncoderRef(config.name, task.index + 1) for task in stream.tasks]
@@ -69,6 +71,7 @@ def compose_report(
             **CLASSIFICATION_DEFINITIONS,
             **PROFILE_DEFINITIONS,
             **continual.DEFINITIONS,
+            "agreement": AGREEMENT_DEFINITION,
             **(DATASET_DEFINITIONS if unseen else {}),
             **(CODE_DEFINITIONS if codes else {}),
             **({**CROSS_MODAL_DEFINITIONS, **DRIFT_DEFINITIONS} if cross_modal else {}),
@@ -98,6 +101,7 @@ def compose_report(
             }
             for release in releases
         },
+        "agreement": list(agreement),
         "baseline": baseline,
         "summary": {**summary, "top1_over_time": top1_over_time(matrices, stream.tasks, stream.labels)},
         **profiles(last, stream.tasks, stream.labels, stream.classes),

@@ -9,7 +9,7 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from perdure.retrieval.classification import ClassMeans
 from perdure.retrieval.compensation import QUERY_DRIFT
 from perdure.retrieval.policies import next_release
 from perdure.run.measures import CLASS_MEANS, StreamMeasures
-from perdure.run.report import compose_report, main_metric
+from perdure.run.report import COUNTS, compose_report, main_metric
 from perdure.settings import settings
 from perdure.strategies import STRATEGIES
 
@@ -42,9 +42,17 @@ __all__ = ["StreamRun", "learn_stream"]
 _LARGEST_STORED = 64 * 1024  # bytes of an encoded picture that is stored with its segment as it is
 
 
-def learn_stream(config: RunConfig, *, learner: Learner = pipeline.learn_here, progress: Progress | None = None) -> dict[str, Any]:
+def learn_stream(
+    config: RunConfig,
+    *,
+    learner: Learner = pipeline.learn_here,
+    progress: Progress | None = None,
+    on_task: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
     """Learn every task of a config's stream, publish a release after each, and write `runs/<name>/report.json`.
 
+    Args:
+        on_task: is called after each task with the report so far (`StreamRun.so_far`).
     Returns:
         the report.
     Raises:
@@ -56,6 +64,8 @@ def learn_stream(config: RunConfig, *, learner: Learner = pipeline.learn_here, p
     with hold(run.registry.store, config.name, progress=run.progress) as run.lease:
         for task in run.prepared.stream.tasks:
             run.learn(task, learner)
+            if on_task is not None:
+                on_task(run.so_far(task))
         report = run.report()
         save_pictures(run.folder, run.registry, run.prepared, report["releases"][-1], run.measures.embeddings)
         path = run.folder / "report.json"
@@ -294,12 +304,32 @@ class StreamRun:
         if self.lease is not None:
             self.lease.check()
 
+    def so_far(self, task: Task) -> dict[str, Any]:
+        """What a report will say that is known once a task is learned: `num_tasks`, `metrics`, `agreement`, and the `main` metric."""
+        rows = [
+            self.registry.manifest(EncoderRef(self.config.name, version)).meta["metrics"]["row"] for version in range(1, task.index + 2)
+        ]
+        return {
+            "num_tasks": len(self.prepared.stream.tasks),
+            "main": main_metric(rows[-1]),
+            "metrics": {name: {"matrix": [row[name] for row in rows]} for name in rows[-1] if name not in COUNTS},
+            "agreement": self.measures.agreement(task.index + 1),
+        }
+
     def report(self) -> dict[str, Any]:
         """See `compose_report`."""
         newest = EncoderRef(self.config.name, len(self.prepared.stream.tasks))
         last, baseline = self.measures.embeddings(newest), self.measures.baseline()
         cross_modal = self.measures.cross_modal()
-        return compose_report(self.config, self.registry, self.prepared, last=last, baseline=baseline, cross_modal=cross_modal)
+        return compose_report(
+            self.config,
+            self.registry,
+            self.prepared,
+            last=last,
+            baseline=baseline,
+            cross_modal=cross_modal,
+            agreement=self.measures.agreement(len(self.prepared.stream.tasks)),
+        )
 
     def _closing_line(self, task: Task, release: Release) -> str:
         meta = self.registry.manifest(EncoderRef(self.config.name, task.index + 1)).meta
