@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from run_folder import enter
 
-from perdure import pipeline
+from perdure.checks import check
 from perdure.config import RunConfig, parse
 from perdure.encoders import load_encoder
 from perdure.errors import ConfigError, Incompatible
@@ -194,7 +194,7 @@ def test_pictures_alone_have_a_drift_and_no_such_section() -> None:
 @pytest.mark.parametrize("policy", ["reindex", "versioned"])
 def test_compensation_is_refused_with_another_policy(policy: str) -> None:
     with pytest.raises(ConfigError, match=rf"compensate=true with policy={policy}: .*choose policy=keep"):
-        pipeline.check(config(f"index.policy={policy}"))
+        check(config(f"index.policy={policy}"))
 
 
 def test_joint_training_may_leave_out_negatives_of_other_tasks_and_nothing_else_changes() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from perdure import pipeline
+from perdure.checks import check
 from perdure.config import RunConfig, load
 from perdure.errors import ConfigError
-from perdure.pipeline import check
 from perdure.registry import open_registry
 from perdure.report import write_run_html
 from perdure.report.tables import summary_table

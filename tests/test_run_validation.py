@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from perdure.checks import resolved
 from perdure.config import parse
 from perdure.identity import fingerprint, first_task_fingerprint
-from perdure.pipeline import learn_here, prepare, resolved
+from perdure.pipeline import learn_here, prepare
 from perdure.run import StreamRun, learn_stream
 
 BASE = {

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from perdure.checks import check, resolved
 from perdure.config import RunConfig, parse
 from perdure.encoders import Encoder, fit_whitening, load_encoder
 from perdure.errors import ConfigError
 from perdure.identity import fingerprint, first_task_fingerprint
-from perdure.pipeline import check, resolved
 from perdure.records import EncoderRef
 from perdure.registry import open_registry
 from perdure.retrieval.evaluation import embed_split

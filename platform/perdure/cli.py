@@ -44,7 +44,7 @@ def check(
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value ...")] = None,
 ) -> None:
     """Check a run's configuration without running it: shapes, names and options, all problems at once."""
-    from perdure.pipeline import check as check_parts
+    from perdure.checks import check as check_parts
 
     run = load(config, overrides)
     problems = check_parts(run)

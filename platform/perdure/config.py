@@ -1,4 +1,4 @@
-"""The configuration of a run: shapes of its sections; names and options of parts are checked by `pipeline.check`.
+"""The configuration of a run: shapes of its sections; names and options of parts are checked by `checks.py`.
 
 One YAML per run, complete, opening with the command that runs it; `a.b=value` overrides; a misspelt key is an error with a
 suggestion, and all errors of a file are reported at once.

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from perdure.config import RunConfig, parse
+from perdure.checks import resolved
+from perdure.config import RunConfig
 from perdure.data import DATASETS
 from perdure.data.dataset import Dataset
 from perdure.data.pixels import Pixels, open_pixels
@@ -52,7 +53,6 @@ __all__ = [
     "STRATEGY_STATE",
     "Learner",
     "Prepared",
-    "check",
     "consolidate_first",
     "learn_here",
     "learn_task",
@@ -60,7 +60,6 @@ __all__ = [
     "parent_of",
     "prepare",
     "registry_url",
-    "resolved",
     "untrained",
 ]
 
@@ -84,75 +83,6 @@ class Prepared:
     pixels: Pixels
     stream: TaskStream
     with_text: bool
-
-
-def check(config: RunConfig) -> list[str]:
-    """What is wrong with the names and options of a config's parts, a line each; empty when it can be built."""
-    parts = (
-        ("stream.dataset", DATASETS, config.stream.dataset),
-        ("stream.kind", STREAMS, config.stream.kind),
-        ("encoder", ENCODERS, config.encoder),
-        ("strategy", STRATEGIES, config.strategy),
-    )
-    problems = [problem for at, catalog, part in parts for problem in catalog.problems(part.name, part.options, at)]
-    if config.index.policy == "keep" and config.encoder.options.get("whitening") is not None:
-        problems.append(
-            "index.policy=keep: encoder.whitening is fitted anew after each task, so a new query cannot be compared with old vectors; "
-            "choose reindex or versioned, or encoder.whitening=null"
-        )
-    options = config.encoder.options
-    text = options.get("text")
-    if config.stream.kind.name == "cross_modal" and (text.get("name") if isinstance(text, dict) else text) == "none":
-        problems.append("encoder.text=none: stream.kind=cross_modal learns pictures with captions; choose a text tower, or another kind")
-    bits = options.get("hash_bits") or (options.get("whitening") or {}).get("dim") or options.get("embedding_dim")
-    if config.index.kind == "binary" and isinstance(bits, int) and bits % 8:
-        problems.append(f"index.kind=binary: bits are kept in bytes, so an embedding of {bits} does not fit; choose a multiple of 8")
-    hashes = config.strategy.name == "domain_uncertainty_hashing"
-    has_heads = config.encoder.options.get("hash_bits") is not None
-    if hashes and not has_heads:
-        problems.append(
-            "strategy=domain_uncertainty_hashing: it learns codes, but the encoder makes none; set encoder.hash_bits, such as 32"
-        )
-    if has_heads and not hashes:
-        problems.append(
-            f"encoder.hash_bits: strategy={config.strategy.name} does not train the heads that make codes; choose "
-            "strategy=domain_uncertainty_hashing, or encoder.hash_bits=null (index.kind=binary takes the signs of any embedding)"
-        )
-    if config.strategy.name == "feature_extraction" and config.encoder.options.get("whitening") is not None:
-        problems.append(
-            "strategy=feature_extraction: encoder.whitening is fitted anew after each task, so every embedding would move although the "
-            "towers stay; choose encoder.whitening=null, or another strategy"
-        )
-    words_alone = config.stream.dataset.name == "modalities" and "text" in config.stream.dataset.options.get("modalities", ["text"])
-    if words_alone and config.strategy.name == "dual":
-        problems.append(
-            "strategy=dual: it makes up pictures, and its second teacher sees pictures only, but some items are words alone; choose "
-            "another strategy, or leave 'text' out of stream.dataset.modalities"
-        )
-    if config.strategy.name == "meta_sequential" and config.encoder.options.get("joint") is None:
-        problems.append("strategy=meta_sequential: it needs layers that all modalities share; set encoder.joint={hidden: 256}")
-    return problems
-
-
-def resolved(config: RunConfig) -> RunConfig:
-    """The same run with every option of every part written out.
-
-    Raises:
-        ConfigError: unknown parts or options, all at once.
-    """
-    problems = check(config)
-    if problems:
-        raise ConfigError(f"run '{config.name}'", problems)
-    plain = config.plain()
-    for holder, key, catalog in (
-        (plain["stream"], "dataset", DATASETS),
-        (plain["stream"], "kind", STREAMS),
-        (plain, "encoder", ENCODERS),
-        (plain, "strategy", STRATEGIES),
-    ):
-        name = holder[key].pop("name")
-        holder[key] = {"name": name, **catalog.plain(name, holder[key])}
-    return parse(plain, source=f"run '{config.name}'")
 
 
 def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:

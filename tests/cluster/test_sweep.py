@@ -13,10 +13,11 @@ import pytest
 import yaml
 from sweep_files import BASE, write_sweep
 
+from perdure.checks import check
 from perdure.cluster.sweep import run_sweep
 from perdure.config import parse
 from perdure.errors import ConfigError, DataError, PerdureError
-from perdure.pipeline import check, prepare
+from perdure.pipeline import prepare
 from perdure.progress import SilentProgress
 from perdure.tuning import load_sweep
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure import pipeline
+from perdure.checks import check, resolved
 from perdure.config import parse
 from perdure.data import DATASETS
 from perdure.data.dataset import Dataset, split_anew
@@ -130,7 +130,7 @@ def test_a_label_that_a_part_does_not_have_is_told_with_the_nearest(tmp_path: Pa
     ],
 )
 def test_parts_that_are_wrong_are_found_before_any_file_is_opened(parts: list[Any], complaint: str) -> None:
-    said = "\n".join(pipeline.check(parse({"stream": {"dataset": {"name": "sequence", "parts": parts}}})))
+    said = "\n".join(check(parse({"stream": {"dataset": {"name": "sequence", "parts": parts}}})))
     with pytest.raises(ConfigError, match=complaint):
         sequence(*parts)
     assert "stream.dataset.parts" in said
@@ -138,10 +138,10 @@ def test_parts_that_are_wrong_are_found_before_any_file_is_opened(parts: list[An
 
 def test_a_resolved_configuration_has_every_option_of_every_part_and_resolves_to_itself() -> None:
     part = {"dataset": {"name": "parquet", "train": "x.parquet"}, "as": "a"}
-    config = pipeline.resolved(parse({"stream": {"dataset": {"name": "sequence", "parts": [part]}}}))
+    config = resolved(parse({"stream": {"dataset": {"name": "sequence", "parts": [part]}}}))
     (plain,) = config.plain()["stream"]["dataset"]["parts"]
     assert plain["as"] == "a" and plain["dataset"]["image"] == "image" and plain["labels"] is None
-    assert pipeline.resolved(parse(config.plain())) == config
+    assert resolved(parse(config.plain())) == config
 
 
 def test_an_item_is_not_changed_by_being_in_a_sequence(tmp_path: Path) -> None:

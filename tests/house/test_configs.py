@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure import pipeline
+from perdure.checks import check, resolved
 from perdure.config import RunConfig, load, parse
 from perdure.errors import ConfigError
 from perdure.tuning import load_sweep
@@ -154,8 +154,8 @@ def test_every_ready_made_run_loads() -> None:
 def test_every_ready_made_run_names_parts_and_options_that_exist() -> None:
     for path in RUNS:
         config = load(path)
-        assert not pipeline.check(config), path.name
-        assert pipeline.resolved(config).name == config.name
+        assert not check(config), path.name
+        assert resolved(config).name == config.name
 
 
 def test_the_lifelong_runs_learn_half_or_the_thesis_numbers_of_classes() -> None:
@@ -189,8 +189,8 @@ def test_every_ready_made_sweep_names_parts_and_options_that_exist() -> None:
         assert path.read_text().splitlines()[0] == f"# python jobs/sweep.py tune_configs/{path.name}"
         for key, space in sweep.search.items():
             for value in space.examples():
-                assert pipeline.check(sweep.trial({key: value}, "trial")) == [], f"{path.name}: {key}={value!r}"
-                assert pipeline.check(sweep.chosen({key: value}, "best")) == [], f"{path.name}: {key}={value!r}"
+                assert check(sweep.trial({key: value}, "trial")) == [], f"{path.name}: {key}={value!r}"
+                assert check(sweep.chosen({key: value}, "best")) == [], f"{path.name}: {key}={value!r}"
 
 
 def test_no_ready_made_sweep_looks_at_what_it_is_judged_on() -> None:

@@ -9,9 +9,9 @@ import pytest
 import typer
 import yaml
 
+from perdure.checks import check
 from perdure.cli import app
 from perdure.config import load, parse
-from perdure.pipeline import check
 from perdure.tuning import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ LINES: list[set[str]] = [  # top to bottom
     {"run"},
     {"pictures"},
     {"pipeline", "report"},
-    {"training", "retrieval"},
+    {"training", "retrieval", "checks"},
     {"stream", "strategies", "registry"},
     {"data", "encoders", "memory", "index", "tuning"},
     {"losses", "metrics"},

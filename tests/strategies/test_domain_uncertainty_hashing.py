@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from perdure.checks import check
 from perdure.config import parse
 from perdure.encoders import Encoder, build_encoder, load_encoder, save_encoder
 from perdure.errors import ConfigError
-from perdure.pipeline import check
 from perdure.records import Embedded
 from perdure.strategies import STRATEGIES, TaskContext
 from perdure.strategies.domain_uncertainty_hashing import DomainUncertaintyHashing

@@ -5,6 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from perdure.checks import check, resolved
 from perdure.config import RunConfig, parse
 from perdure.encoders import GrowingClassifier, build_encoder
 from perdure.errors import ConfigError
@@ -12,7 +13,6 @@ from perdure.identity import fingerprint, first_task_fingerprint
 from perdure.losses import batch_triplet, bidirectional_triplet, cross_entropy_over, unit_rows
 from perdure.losses.metric import METRIC_LOSSES, MINERS, WITHOUT_MINER
 from perdure.losses.metric.objective import MetricObjective
-from perdure.pipeline import check, resolved
 from perdure.records import Embedded
 from perdure.strategies import STRATEGIES, Ranking, Strategy, TaskContext
 from perdure.strategies.metric import MetricPart

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perdure.checks import check
 from perdure.config import parse
 from perdure.errors import ConfigError, DataError
-from perdure.pipeline import check
 from perdure.records import Item
 from perdure.stream import STREAMS, TaskStream
 

@@ -25,7 +25,7 @@ from perdure.training.schedule import Schedule
 
 FP32 = Precision("fp32", torch.device("cpu"), channels_last=False)
 SCHEDULE = Schedule(epochs=2, batch_size=16, per_class=4, lr=3e-3, crop=2, checkpoint_every=0)
-# dual makes up pictures (pipeline.check), hashing learns pictures with their captions
+# dual makes up pictures (checks.py), hashing learns pictures with their captions
 LEARNERS = [name for name in STRATEGIES if name not in ("dual", "domain_uncertainty_hashing")]
 
 

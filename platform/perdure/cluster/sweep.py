@@ -20,6 +20,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from perdure import pipeline
+from perdure.checks import check, resolved
 from perdure.cluster.place import Place
 from perdure.cluster.reclaim import free_orphans
 from perdure.cluster.search import optuna_search
@@ -101,17 +102,17 @@ def run_sweep(sweep: SweepConfig, progress: Progress) -> dict[str, Any]:
 
 def _unfit(sweep: SweepConfig) -> list[str]:
     """What is wrong with the parts of the run, and with each searched value in it."""
-    problems = pipeline.check(sweep.trial({}, sweep.name))
+    problems = check(sweep.trial({}, sweep.name))
     for key, space in sweep.search.items():
         for value in space.examples():
-            found = [problem for problem in pipeline.check(sweep.trial({key: value}, sweep.name)) if problem not in problems]
+            found = [problem for problem in check(sweep.trial({key: value}, sweep.name)) if problem not in problems]
             problems += [f"search.{key} = {value!r}: {problem}" for problem in found]
     return problems
 
 
 def _tune(sweep: SweepConfig, reference: RunConfig, report: dict[str, Any], of: str, trials: Trials, progress: Progress) -> None:
     """All trials, by Tune; what comes of them is in their records."""
-    first = first_task_fingerprint(pipeline.resolved(reference))
+    first = first_task_fingerprint(resolved(reference))
     held = {key: report[key] for key in ("metrics", "agreement")}
     trainable = tune.with_parameters(
         _trial, sweep=sweep.model_dump(mode="json"), place=Place.here(), reference=(reference.name, first), report=held, of=of
@@ -244,7 +245,7 @@ def _run_of(sweep: SweepConfig, values: dict[str, Any], name: str, reference: tu
     run = sweep.trial(values, name)
     strategy: Strategy = STRATEGIES.build(run.strategy.name, run.strategy.options)
     run_of_reference, first = reference
-    alike = first_task_fingerprint(pipeline.resolved(run), own_objective=strategy.own_objective) == first
+    alike = first_task_fingerprint(resolved(run), own_objective=strategy.own_objective) == first
     return sweep.trial({**values, "train.start_from": run_of_reference}, name) if alike else run
 
 

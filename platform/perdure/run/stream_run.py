@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from perdure import pipeline
+from perdure.checks import resolved
 from perdure.config import IndexConfig, RunConfig
 from perdure.encoders import load_encoder
 from perdure.errors import ConfigError, NotFound
@@ -92,7 +93,7 @@ class StreamRun:
     def open(cls, config: RunConfig, progress: Progress | None = None) -> "StreamRun":
         """Check the config, take the run's name, prepare the data."""
         progress = progress or SilentProgress()
-        config = pipeline.resolved(config)
+        config = resolved(config)
         folder = settings().runs / config.name
         refuse_other(folder, config)  # before the data is decoded; the name is taken only when the data is good
         registry_at = pipeline.registry_url(config)

@@ -255,7 +255,7 @@ def _embed(
     if made_up is None:
         features, text_features = encoder.features(*batch.inputs)
     else:
-        assert batch.images is not None, "no strategy makes up pictures for items that are words: pipeline.check"
+        assert batch.images is not None, "no strategy makes up pictures for items that are words: checks.py"
         features, text_features = encoder.features(torch.cat([batch.images, made_up]), batch.tokens)
     image, text = encoder.joined(features, text_features)
     count = len(batch.labels)
