@@ -30,7 +30,7 @@ def kill_the_trial_that_learns_its_second_task(runs: Path, killed: list[dict[str
         if learning:
             held = ray.available_resources().get("CPU", 0.0)
             trials = [actor for actor in actors().values() if actor["ActorClassName"] == "ImplicitFunc" and actor["State"] == "ALIVE"]
-            os.kill(trials[0]["Pid"], signal.SIGKILL)
+            os.kill(max(trials, key=lambda actor: actor["StartTime"])["Pid"], signal.SIGKILL)  # those of earlier sweeps may still be there
             killed.append({"run": learning[0].parent.name, "left": held})
 
 
