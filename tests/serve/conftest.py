@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,27 @@ from perdure.encoders import Encoder, build_encoder, save_encoder
 from perdure.index import build_segment
 from perdure.records import EncoderRef, Item, Release, SegmentUse
 from perdure.registry import Registry, open_registry
+from perdure.retrieval.follow import Poller
 from perdure.retrieval.retriever import encode
 
 COLOURS = {"red": (214, 60, 60), "green": (60, 170, 90), "blue": (60, 90, 210), "yellow": (235, 200, 60), "violet": (140, 80, 190)}
 SHAPES = ("circle", "square", "triangle")
+
+
+@pytest.fixture(autouse=True)
+def _no_poller_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Replicas made in this process look for a new release twenty times a second, until they are told to stop."""
+    started: list[Poller] = []
+    start = Poller.start
+
+    def noted(poller: Poller) -> None:
+        started.append(poller)
+        start(poller)
+
+    monkeypatch.setattr(Poller, "start", noted)
+    yield
+    for poller in started:
+        poller.stop()
 
 
 @dataclass(frozen=True)
