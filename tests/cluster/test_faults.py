@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from ray_processes import ray_processes
 
 from perdure.encoders import load_encoder
 from perdure.records import EncoderRef
@@ -67,16 +68,7 @@ class Nodes:
 
     def train_workers(self) -> list[int]:
         """The processes of Ray Train's workers, as pids."""
-        parents, workers = {}, []
-        for folder in Path("/proc").iterdir():
-            try:
-                command = (folder / "cmdline").read_bytes()
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, ValueError):
-                continue  # no process, or one that has just ended
-            if b"RayTrainWorker" in command:
-                workers.append(int(folder.name))
-        return [pid for pid in workers if parents.get(parents.get(pid, 0)) == self.process.pid]
+        return ray_processes("RayTrainWorker", of=self.process.pid)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray._private.state import actors
+from ray_processes import ray_processes
 from sweep_files import BASE, write_sweep
 
 from perdure.cluster.reclaim import free_orphans
@@ -29,8 +29,8 @@ def kill_the_trial_that_learns_its_second_task(runs: Path, killed: list[dict[str
         learning = [log for log in runs.glob("few-*/log.jsonl") if "reference" not in str(log) and last_step(log, 1) is not None]
         if learning:
             held = ray.available_resources().get("CPU", 0.0)
-            trials = [actor for actor in actors().values() if actor["ActorClassName"] == "ImplicitFunc" and actor["State"] == "ALIVE"]
-            os.kill(max(trials, key=lambda actor: actor["StartTime"])["Pid"], signal.SIGKILL)  # those of earlier sweeps may still be there
+            (trial,) = ray_processes("ImplicitFunc", of=os.getpid())  # Ray's table of actors does not show all of a long session
+            os.kill(trial, signal.SIGKILL)
             killed.append({"run": learning[0].parent.name, "left": held})
 
 
