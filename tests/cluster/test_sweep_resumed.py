@@ -47,13 +47,14 @@ def test_a_sweep_goes_on_after_its_driver_was_killed(here: Path) -> None:
     while before != log.stat().st_size:  # its Ray is a child of the driver, and ends with it
         before = log.stat().st_size
         time.sleep(2)
-    over = {name: record for name, record in records(here).items() if name != interrupted}
-    assert len(over) == 1 and not (here / "runs/few/sweep.json").exists()
+    # The trial outlives its driver for a moment, until Ray takes it down: on a slow machine for as long as it needs to end.
+    over = {name: record for name, record in records(here).items() if record["of"] == len(record["reports"])}
+    assert 1 <= len(over) <= 2 and not (here / "runs/few/sweep.json").exists()
     learned = {name: (here / f"runs/{name}/log.jsonl").read_text() for name in [*over, "few-reference"]}
 
     again = subprocess.run(command, cwd=here, env={**os.environ}, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
-    assert "3 trials over strategy.weight, 1 at a time, 1 of them over before" in again.stdout
+    assert f"3 trials over strategy.weight, 1 at a time, {len(over)} of them over before" in again.stdout
     out = json.loads((here / "runs/few/sweep.json").read_text())
     assert len(out["trials"]) == 3 and all(trial["learned"] == 2 and trial["error"] is None for trial in out["trials"])
     assert {interrupted, *over} < {trial["name"] for trial in out["trials"]}
