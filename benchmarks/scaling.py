@@ -9,6 +9,7 @@ back, and the gradients of all weights averaged.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -105,8 +106,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     times: dict[str, list[float]] = {arm: [] for arm in ARMS}
     startup: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         os.environ.update(PERDURE_RUNS="runs", PERDURE_CACHE="cache")
         gather, average = talking(given.batch, given.steps)
         with ray_cluster(config("any", 2, given)):
@@ -117,7 +117,6 @@ def main() -> None:
                     learn_stream(config(name, workers, given), learner=learn_with_ray if workers else pipeline.learn_here)
                     times[arm].append(seconds_a_step(name))
                     startup[arm].append(time.perf_counter() - started - times[arm][-1] * (given.steps + LEFT_OUT))
-        os.chdir("/")
     base = times["in this process"]
     print(f"{given.threads} threads in all, batch {given.batch}, {SIZE} x {SIZE}, {given.rounds} rounds of {given.steps} steps")
     print(f"{'':18s} {'images/s':>9s} {'step, beside the plain loop':>28s} {'(range)':>14s} {'everything else, s':>19s}")

@@ -1,45 +1,47 @@
 """The HTTP API over a backend, as a FastAPI app; nothing here knows Ray, so it is tested by calling it in-process."""
 
-import base64
-import binascii
-import json
-import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
-from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from pydantic import BaseModel
 from starlette.staticfiles import StaticFiles
 
 import perdure
-from perdure.errors import BadQuery
+from serve.channels import CANDIDATE, LIVE, Place, route
 from serve.keys import Guard, Keys
-from serve.problems import Problem, problem_response, register, request_id
+from serve.limits import Limited
+from serve.metrics import CONTENT_TYPE, Metrics
+from serve.observing import Observed, told_of
+from serve.problems import problem_response, register, request_id
+from serve.reading import SearchQuery, read_batch, read_query
 from serve.schemas import (
+    RELEASE_ID,
+    BatchRequest,
+    BatchResponse,
     ItemOut,
+    MeasuredOut,
     ProblemOut,
     PromoteRequest,
     ReleaseOut,
     ReleasesOut,
-    SearchQuery,
+    RollbackRequest,
     SearchRequest,
     SearchResponse,
     ServeArgs,
     State,
 )
+from serve.shadow import Shadows
+from serve.writes import WriteAsked, WriteOut, add_routes
 
 __all__ = ["Backend", "make_app"]
 
-log = logging.getLogger(__name__)
-
-RELEASE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]*@v\d+$"
+Named = Annotated[str | None, Query(pattern=RELEASE_ID, description="a release that is held; default: the one that answers")]
 WEB = Path(perdure.__file__).parent / "web"
 _PAGE_HEADERS = {
     "Content-Security-Policy": "; ".join(
@@ -54,35 +56,54 @@ _PAGE_HEADERS = {
 class Backend(Protocol):
     """What answers. Methods do their blocking work elsewhere than on the event loop, and raise `perdure.errors`."""
 
+    metrics: Metrics
+    shadows: Shadows
+
     def state(self) -> State:
         """Whether it can answer, at once and without I/O."""
         ...
 
-    async def search(self, query: SearchQuery) -> SearchResponse:
-        """Answer from one release."""
+    def candidate(self) -> Place | None:
+        """The release beside the live one, at once and without I/O."""
         ...
 
-    async def item(self, item_id: str) -> ItemOut:
-        """What is known about an item."""
+    def encoder_of(self, release_id: str) -> str:
+        """The newest encoder of a release that is or was held."""
+        ...
+
+    async def search(self, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
+        """Answer all of them from one release: the one that the first names, or the one of its route."""
+        ...
+
+    async def item(self, item_id: str, release: str | None = None) -> ItemOut:
+        """What is known about an item, of the release that answers or of one that is held."""
         ...
 
     async def sample(self, count: int) -> list[ItemOut]:
         """Some items of the release that answers, the same ones each time."""
         ...
 
-    async def image(self, item_id: str) -> bytes:
+    async def image(self, item_id: str, release: str | None = None) -> bytes:
         """The encoded picture of an item."""
+        ...
+
+    async def write(self, asked: WriteAsked) -> WriteOut:
+        """Bring items or take them away; durable when it returns."""
         ...
 
     async def releases(self) -> ReleasesOut:
         """All releases of the registry."""
         ...
 
+    async def measured(self, release_id: str) -> MeasuredOut:
+        """What was measured of a release."""
+        ...
+
     async def promote(self, release_id: str, request: PromoteRequest, by: str) -> ReleaseOut:
         """Point the channel to a release."""
         ...
 
-    async def rollback(self, by: str) -> ReleaseOut:
+    async def rollback(self, request: RollbackRequest, by: str) -> ReleaseOut:
         """Point the channel to the release before."""
         ...
 
@@ -103,10 +124,14 @@ def make_app(backend: Backend, args: ServeArgs) -> FastAPI:
     )
     keys = Keys(Path(args.keys_file)) if args.keys_file else None
     register(app)
+    if args.rate_per_s is not None:
+        app.add_middleware(Limited, per_s=args.rate_per_s, burst=args.burst)
     app.add_middleware(Guard, keys=keys, host=args.host, max_body_bytes=args.max_body_bytes)
+    app.add_middleware(Observed, metrics=backend.metrics)  # around the one before
     _health(app, backend)
     _search(app, backend)
     _items(app, backend)
+    add_routes(app, backend.write, _caller)
     _releases(app, backend)
     _page(app)
     return app
@@ -126,29 +151,76 @@ def _health(app: FastAPI, backend: Backend) -> None:
             return problem_response(request.scope, 503, state.problem or "no release is loaded yet")
         return JSONResponse(state.model_dump())
 
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """What this very replica has measured, in Prometheus' text format."""
+        return PlainTextResponse(backend.metrics.shown.text(), media_type=CONTENT_TYPE)
+
 
 def _search(app: FastAPI, backend: Backend) -> None:
-    form = {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}, "k": {"type": "integer", "default": 10}}}
-    body = {
-        "required": True,
-        "content": {
-            "application/json": {"schema": SearchRequest.model_json_schema()},
-            "multipart/form-data": {"schema": form},
-        },
-    }
+    fields = {name: schema for name, schema in _schema(SearchRequest)["properties"].items() if name != "image"}
+    form = {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}, **fields}}
+    body = {"application/json": {"schema": _schema(SearchRequest)}, "multipart/form-data": {"schema": form}}
+    batch = {"application/json": {"schema": _schema(BatchRequest)}}
 
-    @app.post("/v1/search", tags=["search"], response_model=SearchResponse, openapi_extra={"requestBody": body})
-    async def search(request: Request) -> SearchResponse:
-        """Search by words, by a picture or by an item: JSON, or multipart with the picture as the file `image`."""
-        started = time.perf_counter()
-        query = await read_query(request)
-        answer = await backend.search(query)
+    async def answered(request: Request, response: Response, started: float, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
+        candidate = backend.candidate()
+        way = route(request.headers, request_id(request.scope), candidate)
+        answers = await backend.search([replace(query, route=way) for query in queries])
         elapsed_ms = (time.perf_counter() - started) * 1e3
-        answer.timings_ms["other"] = round(elapsed_ms - sum(answer.timings_ms.values()), 3)  # reading the request, waiting for a thread
-        log.info(
-            "search request=%s release=%s hits=%d ms=%s", request_id(request.scope), answer.release, len(answer.hits), answer.timings_ms
-        )
-        return answer
+        for answer in answers:  # what is left: reading the request, waiting for a thread
+            answer.timings_ms["other"] = round(elapsed_ms - sum(answer.timings_ms.values()), 3)
+        first = answers[0]
+        if way.shadow and candidate is not None and queries[0].release is None:
+            backend.shadows.compare(queries, answers, elapsed_ms, candidate.release)
+        of_candidate = candidate is not None and first.release == candidate.release and way.channel == CANDIDATE
+        response.headers["Perdure-Release"] = first.release
+        response.headers["Perdure-Channel"] = CANDIDATE if of_candidate else LIVE
+        told_of(request.scope, answers, backend.encoder_of(first.release), response.headers["Perdure-Channel"], backend.metrics)
+        return answers
+
+    @app.post(
+        "/v1/search",
+        tags=["search"],
+        response_model=SearchResponse,
+        response_model_exclude_none=True,
+        openapi_extra={"requestBody": {"required": True, "content": body}},
+    )
+    async def search(request: Request, response: Response) -> SearchResponse:
+        """Search by words, by a picture, by both, or by an item: JSON, or multipart with the picture as the file `image`.
+
+        Further pages: the same request with the `next` of the answer as `cursor`; all pages come from the release of the first.
+        """
+        started = time.perf_counter()
+        return (await answered(request, response, started, [await read_query(request)]))[0]
+
+    @app.post(
+        "/v1/search/batch",
+        tags=["search"],
+        response_model=BatchResponse,
+        response_model_exclude_none=True,
+        openapi_extra={"requestBody": {"required": True, "content": batch}},
+    )
+    async def search_batch(request: Request, response: Response) -> BatchResponse:
+        """Several searches at once, all answered from one release, in their order; one that cannot be answered fails the whole batch."""
+        started = time.perf_counter()
+        return BatchResponse(results=await answered(request, response, started, await read_batch(request)))
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a body that is read by ourselves, whole: a reference to `$defs` would lead nowhere in the document of the API."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def whole(node: Any) -> Any:
+        if isinstance(node, list):
+            return [whole(one) for one in node]
+        if not isinstance(node, dict):
+            return node
+        part = parts[node["$ref"].rpartition("/")[2]] if "$ref" in node else {}
+        return {name: whole(one) for name, one in {**part, **node}.items() if name != "$ref"}
+
+    return whole(schema)
 
 
 def _items(app: FastAPI, backend: Backend) -> None:
@@ -159,17 +231,17 @@ def _items(app: FastAPI, backend: Backend) -> None:
 
     # Ids may hold slashes (file names do), so the route of the picture is tried before the one of the item.
     @app.get("/v1/items/{item_id:path}/image", tags=["items"], response_class=Response)
-    async def image(item_id: str) -> Response:
+    async def image(item_id: str, release: Named = None) -> Response:
         """The picture of an item, as it is kept with the index."""
-        data = await backend.image(item_id)
+        data = await backend.image(item_id, release)
         return Response(
             data, media_type=_media_type(data), headers={"Cache-Control": "private, max-age=300", "X-Content-Type-Options": "nosniff"}
         )
 
     @app.get("/v1/items/{item_id:path}", tags=["items"])
-    async def item(item_id: str) -> ItemOut:
+    async def item(item_id: str, release: Named = None) -> ItemOut:
         """What is known about an item of the release that answers."""
-        return await backend.item(item_id)
+        return await backend.item(item_id, release)
 
 
 def _releases(app: FastAPI, backend: Backend) -> None:
@@ -178,17 +250,22 @@ def _releases(app: FastAPI, backend: Backend) -> None:
         """All releases, newest first, and which one is live."""
         return await backend.releases()
 
+    @app.get("/v1/releases/{release_id}/measured", tags=["releases"])
+    async def measured(release_id: Annotated[str, PathParameter(pattern=RELEASE_ID)]) -> MeasuredOut:
+        """The accuracy of every task after each, the compatibility of encoder versions, and the backfill that the release belongs to."""
+        return await backend.measured(release_id)
+
     @app.post("/v1/releases/{release_id}/promote", tags=["releases"])
     async def promote(
         request: Request, release_id: Annotated[str, PathParameter(pattern=RELEASE_ID)], body: PromoteRequest | None = None
     ) -> ReleaseOut:
-        """Make a release the live one; replicas follow within a poll."""
+        """Make a release the live one, or put it beside as the candidate; replicas follow within a poll."""
         return await backend.promote(release_id, body or PromoteRequest(), _caller(request))
 
     @app.post("/v1/rollback", tags=["releases"])
-    async def rollback(request: Request) -> ReleaseOut:
-        """Make the release live that was live before."""
-        return await backend.rollback(_caller(request))
+    async def rollback(request: Request, body: RollbackRequest | None = None) -> ReleaseOut:
+        """Make the release live that was live before; or, of the candidates, the one before."""
+        return await backend.rollback(body or RollbackRequest(), _caller(request))
 
 
 def _page(app: FastAPI) -> None:
@@ -205,97 +282,6 @@ def _page(app: FastAPI) -> None:
     @app.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:
         return FileResponse(WEB / "icon.svg", media_type="image/svg+xml")
-
-
-async def read_query(request: Request) -> SearchQuery:
-    """A search request from JSON or from a multipart form.
-
-    Raises:
-        Problem: 400 not JSON, 413 too large, 415 neither of the two, 422 a field is wrong.
-        BadQuery: nothing to search by, or more than one thing.
-    """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind in ("application/json", ""):
-        return _from_json(await request.body())
-    if kind == "multipart/form-data":
-        try:
-            async with request.form(max_files=4, max_fields=16) as form:
-                return await _from_form(form)
-        except Problem:
-            raise
-        except HTTPException as error:
-            raise Problem(400, f"the multipart body cannot be read: {error.detail}") from None
-    raise Problem(415, f"Content-Type is '{kind}'; send application/json, or multipart/form-data with the picture as the file 'image'")
-
-
-def _from_json(body: bytes) -> SearchQuery:
-    if not body.strip():
-        raise BadQuery("the body is empty; send JSON with one of text, image (base64) and id, or multipart with the picture as 'image'")
-    try:
-        asked = SearchRequest.model_validate_json(body)
-    except ValidationError as error:
-        if error.errors()[0]["type"] == "json_invalid":
-            raise Problem(400, f"the body is not JSON: {error.errors()[0].get('ctx', {}).get('error', 'not JSON')}") from None
-        raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]) from None
-    picture = None if asked.image is None else _decode_base64(asked.image)
-    return _one_of(asked.text, picture, asked.id, asked.k, asked.filter, asked.partial_ok)
-
-
-def _decode_base64(text: str) -> bytes:
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadQuery(
-            f"image is not base64: {error}. Send the encoded picture (PNG, JPEG ...) in base64, or as a multipart file"
-        ) from None
-
-
-async def _from_form(form: FormData) -> SearchQuery:
-    fields: dict[str, Any] = {}
-    picture: bytes | None = None
-    for name, value in form.multi_items():
-        if name in fields or (name == "image" and picture is not None):
-            raise BadQuery(f"the form has the field '{name}' more than once; send it once")
-        if name == "image":
-            if not isinstance(value, UploadFile):
-                raise BadQuery("the form field 'image' is not a file; send the picture as a file (curl: -F image=@picture.png)")
-            picture = await value.read()
-        elif isinstance(value, UploadFile):
-            raise BadQuery(f"the form has a file named '{name}'; the picture's field is called 'image'")
-        else:
-            fields[name] = _form_value(name, value)
-    try:
-        asked = SearchRequest.model_validate(fields)
-    except ValidationError as error:
-        raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]) from None
-    return _one_of(asked.text, picture, asked.id, asked.k, asked.filter, asked.partial_ok)
-
-
-def _form_value(name: str, value: str) -> Any:
-    """Form fields are text; those that are not text in JSON are read as JSON."""
-    if name not in ("k", "filter", "partial_ok"):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise BadQuery(f"the form field '{name}' is '{value[:80]}', which is not a JSON value (k: 10, filter: {{\"task\": 1}})") from None
-
-
-def _one_of(text: str | None, image: bytes | None, item_id: str | None, k: int, filter: Mapping[str, Any], partial_ok: bool) -> SearchQuery:
-    given = [name for name, value in (("text", text), ("image", image), ("id", item_id)) if value is not None]
-    if not given:
-        raise BadQuery("nothing to search by; send one of text, image and id")
-    if len(given) > 1:
-        raise BadQuery(f"{' and '.join(given)} are given; a search is by one of text, image and id")
-    if text is not None and not text.strip():
-        raise BadQuery("text is empty; nothing to search by")
-    if image is not None and not image:
-        raise BadQuery("the picture is empty (0 bytes); send an encoded picture (PNG, JPEG, WebP ...)")
-    if item_id is not None and not item_id:
-        raise BadQuery("id is empty; nothing to search by")
-    return SearchQuery(text, image, item_id, k, dict(filter), partial_ok)
 
 
 def _caller(request: Request) -> str:

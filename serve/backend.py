@@ -9,26 +9,48 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from perdure.encoders import Encoder
-from perdure.errors import BadQuery, NotFound, NotLoaded, RegistryError
-from perdure.index import Entry, Segment, limit_threads
-from perdure.records import EncoderRef, Release, SegmentRef
+from perdure.errors import BadQuery, NotLoaded, PerdureError, RegistryError
+from perdure.index import Segment, limit_threads
+from perdure.records import EncoderRef, Release, SegmentRef, Traffic, base_of
 from perdure.registry import open_registry
 from perdure.retrieval.follow import Holder, Poller
-from perdure.retrieval.retriever import Hit, Query, Retriever, encode
-from serve.schemas import HitOut, ItemOut, PromoteRequest, ReleaseOut, ReleasesOut, SearchQuery, SearchResponse, ServeArgs, State
+from perdure.retrieval.retriever import Retriever, encode
+from serve.answering import answers_of, gone, image_of, item_of, sample_of
+from serve.batching import encode_batch
+from serve.channels import CANDIDATE, Place
+from serve.measured import measured
+from serve.metrics import Metrics, Sink, version_of
+from serve.reading import SearchQuery
+from serve.schemas import (
+    CandidateOut,
+    ItemOut,
+    MeasuredOut,
+    PromoteRequest,
+    ReleaseOut,
+    ReleasesOut,
+    RollbackRequest,
+    SearchResponse,
+    ServeArgs,
+    State,
+)
+from serve.shadow import Shadows
+from serve.writes import Desk, WriteAsked, WriteOut
 
-__all__ = ["FollowingBackend", "FusedBackend", "hits_out", "known_item", "limit_process", "warm_up"]
+__all__ = ["FollowingBackend", "FusedBackend", "limit_process", "loads_measured", "warm_up"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_WHILE_WAITING_S = 0.1  # between two looks at replicas that are loading
 _FIRST_WAIT_S = 30.0  # a new replica takes traffic when it has a release, or after this long with the reason why not
 
 
@@ -38,7 +60,7 @@ class FollowingBackend:
     `_current` is one reference, assigned once a flip; a request reads it once and uses what it read to its end.
     """
 
-    def __init__(self, args: ServeArgs) -> None:
+    def __init__(self, args: ServeArgs, *sinks: Sink) -> None:
         args = args.resolved()
         assert args.registry is not None
         limit_process(args)
@@ -47,10 +69,24 @@ class FollowingBackend:
         self._registry = open_registry(args.registry)
         self._current: Retriever | None = None
         self._waiting: str | None = None  # why a release that is held here is not answered from yet
+        self._candidate: Retriever | None = None  # beside it, for the requests that go there
+        self._candidate_waiting: str | None = None
+        self._encoder_of: dict[str, str] = {}  # of every release that was ever held: an answer may outlive its release here
+        self.metrics = Metrics(*sinks)
+        self.shadows = Shadows(self.search, self.metrics, args.max_shadows)
         self._encoders: dict[EncoderRef, Encoder] = {}
         self._segments: dict[SegmentRef, Segment] = {}
-        self._holder = Holder(self._registry, self._load, channel=args.channel, retire_after_s=args.retire_after_s, forget=self._forget)
+        self._holder = Holder(
+            self._registry,
+            self._load_noted,
+            channel=args.channel,
+            beside=args.candidate,
+            retire_after_s=args.retire_after_s,
+            forget=self._forget,
+            loaded=loads_measured(self.metrics, "gateway"),
+        )
         self._poller = Poller(self._step, args.poll_s, "follow")
+        self._desk = Desk(self._registry, self)
 
     def start(self) -> None:
         """Begin to follow the channel; returns when a release is answered from, or it is clear why none is."""
@@ -72,19 +108,28 @@ class FollowingBackend:
         """Everything that this process needs of a release; an exception means that it is not fit to go live."""
         raise NotImplementedError
 
+    def _load_noted(self, release: Release) -> Retriever:
+        self._encoder_of[release.id] = str(release.encoder)
+        return self._load(release)
+
     def _not_ready(self, release_id: str) -> str | None:
         """Why a release that is held here may not be answered from yet; None = it may."""
         return None
 
     def _step(self) -> None:
-        """One look at the channel and, if it can be, one flip."""
+        """One look at the channels and, if it can be, one flip of each."""
         if self._current is not None:
             self._holder.want([self._current.release.id])
         self._holder.follow()
+        self._step_live()
+        self._step_candidate()
+        self._show_state()
+
+    def _step_live(self) -> None:
         held = self._holder.held()
         target = self._holder.live if self._holder.live in held else None
-        if target is None and self._current is None and held:
-            target = held[-1]  # the live release is bad, and this process has just started: the one before it
+        if target is None and self._current is None and self._holder.in_place in held:
+            target = self._holder.in_place  # the live release is bad, and this process has just started: the one before it
         if target is None:
             return
         self._waiting = self._not_ready(target)
@@ -92,6 +137,32 @@ class FollowingBackend:
             before = self._current.release.id if self._current else "nothing"
             self._current = self._holder.get(target)
             log.info("answering from %s now (before: %s)", target, before)
+        if self._waiting is not None:
+            self._poller.soon(_WHILE_WAITING_S)
+
+    def _step_candidate(self) -> None:
+        target = self._holder.candidate
+        if target is None or target not in self._holder.held():
+            self._candidate = None
+            return
+        self._candidate_waiting = self._not_ready(target)
+        if self._candidate_waiting is None and (self._candidate is None or self._candidate.release.id != target):
+            self._candidate = self._holder.get(target)
+            log.info("candidate %s is ready", target)
+        elif self._candidate is not None and self._candidate.release.id != target:
+            self._candidate = None
+
+    def _show_state(self) -> None:
+        """Bring the gauges up to date."""
+        current, live, place = self._current, self._holder.live, self.candidate()
+        serving = current.release.id if current else None
+        self.metrics.show("perdure_ready", {(): float(current is not None)})
+        self.metrics.show("perdure_serving", {(current.release.base, version_of(str(current.release.encoder))): 1.0} if current else {})
+        missing = {(base_of(live), (self._problem() or "")[:200]): 1.0} if live is not None and live != serving else {}
+        self.metrics.show("perdure_live_not_serving", missing)
+        self.metrics.show("perdure_release_held", {(base_of(held), "gateway"): 1.0 for held in self._holder.held()})
+        uses = {(place.release, "share"): place.share, (place.release, "shadow"): place.shadow} if place else {}
+        self.metrics.show("perdure_candidate_percent", uses)
 
     def _forget(self, kept: Sequence[Retriever]) -> None:
         encoders = {ref for retriever in kept for ref in retriever.release.encoders()}
@@ -101,18 +172,44 @@ class FollowingBackend:
         for ref in self._segments.keys() - segments:
             del self._segments[ref]
 
-    def _pinned(self) -> Retriever:
-        """The release of a request, taken once.
+    def _pinned_for(self, query: SearchQuery) -> Retriever:
+        """The release of a search, taken once: the one that it names, or the one of its channel.
+
+        Raises:
+            NotLoaded: there is none yet; or the candidate was asked for, and there is none that is ready.
+            Problem: 410, the one that is named is not held any more.
+        """
+        if query.release is None and query.route.channel == CANDIDATE:
+            candidate = self._candidate
+            if candidate is not None:
+                return candidate
+            if query.route.asked:
+                none = f"the channel '{self._args.candidate}' points to no release (perdure promote RELEASE --channel candidate)"
+                raise NotLoaded(self._candidate_problem() or none)
+        return self._pinned(query.release)
+
+    def _pinned(self, release_id: str | None = None) -> Retriever:
+        """The release of a request, taken once: the one that is answered from, or the one that a cursor or the caller names.
 
         Raises:
             NotLoaded: there is none yet.
+            Problem: 410, the one that is named is not held any more.
         """
+        if release_id is not None:
+            newest = {base_of(held): held for held in self._holder.held()}  # of each release, with what was written last
+            try:
+                return self._holder.get(newest.get(release_id, release_id))
+            except NotLoaded:
+                raise gone(release_id) from None
         if self._current is None:
             raise NotLoaded(self._problem() or "no release is loaded yet; try again in a moment")
         return self._current
 
     def _problem(self) -> str | None:
         return self._holder.problem or self._waiting
+
+    def _candidate_problem(self) -> str | None:
+        return self._holder.candidate_problem or (self._candidate_waiting if self._holder.candidate else None)
 
     # -- answering --------------------------------------------------------------------------------------------------------
 
@@ -126,47 +223,92 @@ class FollowingBackend:
             live=self._holder.live,
             serving=current.release.id if current else None,
             problem=self._problem(),
+            candidate=self._holder.candidate,
+            candidate_problem=self._candidate_problem(),
         )
 
-    async def search(self, query: SearchQuery) -> SearchResponse:
+    def candidate(self) -> Place | None:
+        """See `Backend`."""
+        release_id, traffic, held = self._holder.candidate, self._holder.traffic, self._candidate
+        if release_id is None:
+            return None
+        base = base_of(release_id)
+        ready = held is not None and held.release.base == base and (self._current is None or self._current.release.base != base)
+        return Place(base, traffic.share, traffic.shadow, ready)
+
+    def encoder_of(self, release_id: str) -> str:
+        """See `Backend`."""
+        return self._encoder_of.get(release_id, "")
+
+    async def search(self, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
         """See `Backend`."""
         raise NotImplementedError
 
-    async def item(self, item_id: str) -> ItemOut:
+    async def item(self, item_id: str, release: str | None = None) -> ItemOut:
         """See `Backend`."""
-        return await self._run(_item, self._pinned(), item_id)
+        return await self.run(item_of, self._pinned(release), item_id)
 
     async def sample(self, count: int) -> list[ItemOut]:
         """See `Backend`."""
-        return await self._run(_sample, self._pinned(), count)
+        return await self.run(sample_of, self._pinned(), count)
 
-    async def image(self, item_id: str) -> bytes:
+    async def image(self, item_id: str, release: str | None = None) -> bytes:
         """See `Backend`."""
-        return await self._run(_image, self._pinned(), item_id)
+        return await self.run(image_of, self._pinned(release), item_id)
 
     async def releases(self) -> ReleasesOut:
         """See `Backend`."""
-        return await self._run(self._releases)
+        return await self.run(self._releases)
+
+    async def measured(self, release_id: str) -> MeasuredOut:
+        """See `Backend`."""
+        return await self.run(measured, self._registry, release_id, Path(self._args.runs or "runs"))
 
     async def promote(self, release_id: str, request: PromoteRequest, by: str) -> ReleaseOut:
         """See `Backend`."""
 
+        traffic = Traffic(request.share, request.shadow)
+        if request.channel != CANDIDATE and traffic != Traffic():
+            raise BadQuery("share and shadow are for the channel candidate; the live release gets what is left")
+        channel = self._channel(request.channel)
+
         def move() -> Release:
-            return self._registry.promote(release_id, self._args.channel, by=by, force=request.force, reason=request.reason)
+            return self._registry.promote(release_id, channel, by=by, force=request.force, reason=request.reason, traffic=traffic)
 
-        return self._moved(await self._run(move))
+        return self._moved(await self.run(move), request.channel)
 
-    async def rollback(self, by: str) -> ReleaseOut:
+    async def rollback(self, request: RollbackRequest, by: str) -> ReleaseOut:
         """See `Backend`."""
-        return self._moved(await self._run(lambda: self._registry.rollback(self._args.channel, by=by)))
+        channel = self._channel(request.channel)
+        return self._moved(await self.run(lambda: self._registry.rollback(channel, by=by, reason=request.reason)), request.channel)
 
-    async def _run(self, work: Callable[..., T], *given: object) -> T:
+    def _channel(self, name: str) -> str:
+        """The registry's channel of that name."""
+        if name != CANDIDATE:
+            return self._args.channel
+        if self._args.candidate is None:
+            raise BadQuery("this server follows no candidate (candidate: null in its arguments)")
+        return self._args.candidate
+
+    async def write(self, asked: WriteAsked) -> WriteOut:
+        """See `Backend`."""
+        written = await self._desk.write(self._pinned(), asked)
+        self._poller.wake()  # this replica shows it at once, the others within a poll
+        return written
+
+    async def embed_new(self, pinned: Retriever, sources: Sequence[str | bytes]) -> list[NDArray[np.float32] | PerdureError]:
+        """(D,) of each text or picture by the encoder of a release that takes new items; or why it cannot be embedded."""
+        raise NotImplementedError
+
+    async def run(self, work: Callable[..., T], *given: object) -> T:
         """Blocking work on the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *given)
 
-    def _moved(self, release: Release) -> ReleaseOut:
+    def _moved(self, release: Release, channel: str) -> ReleaseOut:
         self._poller.wake()  # this replica follows at once, the others within a poll
-        return ReleaseOut.of(release, release.id, self.state().serving)
+        state = self.state()
+        live, candidate = (state.live, release.id) if channel == CANDIDATE else (release.id, state.candidate)
+        return ReleaseOut.of(release, live, state.serving, candidate, self._holder.held())
 
     def _releases(self) -> ReleasesOut:
         state = self.state()
@@ -177,13 +319,31 @@ class FollowingBackend:
         except RegistryError as error:
             live, releases, problem = None, [], problem or str(error)
         live_id = live.id if live else None
+        serving = self._current.release if self._current else None
         newest_first = sorted(releases, key=lambda release: (release.created, release.id), reverse=True)
         return ReleasesOut(
             channel=self._args.channel,
             live=live_id,
-            serving=state.serving,
+            serving=serving.base if serving else None,
+            edit=serving.edit if serving else 0,
             problem=problem,
-            releases=[ReleaseOut.of(release, live_id, state.serving) for release in newest_first],
+            candidate=self._candidate_out(),
+            releases=[ReleaseOut.of(release, live_id, state.serving, state.candidate, self._holder.held()) for release in newest_first],
+        )
+
+    def _candidate_out(self) -> CandidateOut | None:
+        release_id, traffic, state = self._holder.candidate, self._holder.traffic, self.state()
+        if release_id is None or self._args.candidate is None:
+            return None
+        release_id = base_of(release_id)
+        return CandidateOut(
+            channel=self._args.candidate,
+            release=release_id,
+            share=traffic.share,
+            shadow=traffic.shadow,
+            ready=self._candidate is not None and self._candidate.release.base == release_id,
+            problem=state.candidate_problem,
+            shadows=self.shadows.told(base_of(state.serving or ""), release_id),
         )
 
 
@@ -191,15 +351,36 @@ class FusedBackend(FollowingBackend):
     """Encoders and partitions in this very process."""
 
     def _load(self, release: Release) -> Retriever:
+        warm = {*self._encoders, *self._segments}
         retriever = Retriever.load(self._registry, release, encoders_cache=self._encoders, segments_cache=self._segments)
-        warm_up(retriever.encoders.values())
+        warm_up(encoder for ref, encoder in retriever.encoders.items() if ref not in warm)
         for segment in retriever.segments:
-            segment.search(np.zeros((1, segment.dim), np.float32), 1, encoder=segment.made_by)
+            if segment.ref not in warm:
+                segment.search(np.zeros((1, segment.dim), np.float32), 1, encoder=segment.made_by)
         return retriever
 
-    async def search(self, query: SearchQuery) -> SearchResponse:
+    async def embed_new(self, pinned: Retriever, sources: Sequence[str | bytes]) -> list[NDArray[np.float32] | PerdureError]:
+        """See `FollowingBackend`."""
+        encoder = pinned.release.encoder
+        asked = [({encoder: pinned.encoders[encoder]}, source) for source in sources]
+        answers = await self.run(encode_batch, asked)
+        return [answer if isinstance(answer, PerdureError) else answer[0][encoder][0] for answer in answers]
+
+    async def search(self, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
         """See `Backend`."""
-        return await self._run(_search, self._pinned(), query)
+        return await self.run(answers_of, self._pinned_for(queries[0]), queries)
+
+
+def loads_measured(metrics: Metrics, part: str) -> Callable[[str, float, Exception | None], None]:
+    """For a `Holder`: what came of each load, as metrics of a part of the graph."""
+
+    def loaded(release_id: str, seconds: float, error: Exception | None) -> None:
+        if error is None:
+            metrics.observe("perdure_load_seconds", seconds, part=part)
+        else:
+            metrics.add("perdure_load_failures_total", release=base_of(release_id), part=part, error=type(error).__name__)
+
+    return loaded
 
 
 def limit_process(args: ServeArgs) -> None:
@@ -219,74 +400,3 @@ def warm_up(encoders: Iterable[Encoder]) -> None:
         vectors = encode(encoder, [blank, *(["warm up"] if encoder.text is not None else [])])
         if not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-3):
             raise BadQuery("the encoder gives vectors that are not of unit length (or NaN) for a plain grey picture or a short text")
-
-
-def hits_out(hits: Sequence[Hit]) -> list[HitOut]:
-    """Hits as the API shows them."""
-    return [
-        HitOut(id=hit.id, score=hit.score, label=hit.label, text=hit.text[0] if hit.text else "", task=hit.task, encoder=hit.encoder)
-        for hit in hits
-    ]
-
-
-def known_item(retriever: Retriever, item_id: str) -> tuple[int, int]:
-    """(segment number, row) of an item.
-
-    Raises:
-        NotFound: the release does not hold it.
-    """
-    try:
-        return retriever.locate(item_id)
-    except BadQuery as error:
-        raise NotFound(str(error)) from None
-
-
-def _search(retriever: Retriever, query: SearchQuery) -> SearchResponse:
-    if query.id is not None:
-        known_item(retriever, query.id)
-    found = retriever.search(Query(text=query.text, image=query.image, id=query.id), query.k, query.filter)
-    return SearchResponse(release=found.release, hits=hits_out(found.hits), partial=found.partial, timings_ms=dict(found.timings_ms))
-
-
-def _item(retriever: Retriever, item_id: str) -> ItemOut:
-    number, row = known_item(retriever, item_id)
-    return _item_out(retriever, number, row, retriever.segments[number].table.entries([row])[0])
-
-
-def _item_out(retriever: Retriever, number: int, row: int, entry: Entry) -> ItemOut:
-    segment = retriever.segments[number]
-    return ItemOut(
-        id=entry.id,
-        label=entry.label,
-        group=entry.group,
-        captions=list(entry.text),
-        tags=list(entry.tags),
-        task=entry.task,
-        segment=str(segment.ref),
-        encoder=str(segment.made_by),
-        release=retriever.release.id,
-        has_image=segment.pictures is not None,
-    )
-
-
-def _sample(retriever: Retriever, count: int) -> list[ItemOut]:
-    """Items at equal distances over all segments, so that every task has a chance to be among them."""
-    sizes = [len(segment) for segment in retriever.segments]
-    ends = np.cumsum(sizes)
-    if not sizes or ends[-1] == 0:
-        return []
-    places = np.unique(np.linspace(0, ends[-1] - 1, num=min(count, int(ends[-1]))).astype(np.int64))
-    found: list[ItemOut] = []
-    for place in places:
-        number = int(np.searchsorted(ends, place, side="right"))
-        row = int(place - (ends[number] - sizes[number]))
-        found.append(_item_out(retriever, number, row, retriever.segments[number].table.entries([row])[0]))
-    return found
-
-
-def _image(retriever: Retriever, item_id: str) -> bytes:
-    number, row = known_item(retriever, item_id)
-    picture = retriever.segments[number].picture(row)
-    if picture is None:
-        raise NotFound(f"item '{item_id}' is stored without its picture ({retriever.segments[number].ref} was built without pictures)")
-    return picture

@@ -19,15 +19,24 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from perdure.errors import BadQuery, NotLoaded
+from perdure.errors import BadQuery, NotLoaded, PerdureError
 from perdure.index import load_segment, merge_partitions, partition_of
 from perdure.records import EncoderRef, Hits, Release
+from perdure.retrieval.answers import Clock, Hit, finish, results
+from perdure.retrieval.asking import Parts, Pass, Query, Search, expanded, passes
+from perdure.retrieval.calibration import load_calibration
 from perdure.retrieval.compensation import asked, load_drifts
-from perdure.retrieval.retriever import Query, Retriever, finish, plan
+from perdure.retrieval.edits import buried
+from perdure.retrieval.retriever import Retriever, plan
+from serve.answering import gone, known_item, respond
 from serve.api import make_app
-from serve.backend import FollowingBackend, FusedBackend, hits_out, known_item
+from serve.backend import FollowingBackend, FusedBackend
+from serve.channels import CANDIDATE
+from serve.metrics import Sink
 from serve.problems import Problem
-from serve.schemas import SearchQuery, SearchResponse, ServeArgs
+from serve.ray_metrics import ray_sinks
+from serve.reading import SearchQuery
+from serve.schemas import SearchResponse, ServeArgs
 
 __all__ = ["Gateway", "ShardedBackend"]
 
@@ -47,7 +56,8 @@ class Gateway:
     ) -> None:
         logging.getLogger("serve").setLevel(logging.INFO)
         self._args = ServeArgs.model_validate(args)
-        self._backend = FusedBackend(self._args) if encoder is None else ShardedBackend(self._args, encoder, shards)
+        sinks = ray_sinks()
+        self._backend = FusedBackend(self._args, *sinks) if encoder is None else ShardedBackend(self._args, encoder, shards, *sinks)
         await asyncio.to_thread(self._backend.start)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -57,12 +67,11 @@ class Gateway:
 class ShardedBackend(FollowingBackend):
     """Tables, statistics and pictures here; vectors on the shards; models on the encoder."""
 
-    def __init__(self, args: ServeArgs, encoder: DeploymentHandle, shards: Sequence[DeploymentHandle]) -> None:
-        super().__init__(args)
+    def __init__(self, args: ServeArgs, encoder: DeploymentHandle, shards: Sequence[DeploymentHandle], *sinks: Sink) -> None:
+        super().__init__(args, *sinks)
         self._encoder = encoder
-        self._shards = list(shards)
-        self._held_until = 0.0  # until then the callees keep what this gateway answers from, without being asked again
-        self._agreed: str | None = None
+        self.shards = list(shards)
+        self._agreed: dict[str, float] = {}  # release: until then the callees keep it without being asked again
 
     # -- following --------------------------------------------------------------------------------------------------------
 
@@ -72,24 +81,26 @@ class ShardedBackend(FollowingBackend):
             if use.segment not in self._segments:
                 files = self._registry.files(use.segment)
                 self._segments[use.segment] = load_segment(files, ref=use.segment, made_by=self._registry.made_by(use.segment), only=())
-        return Retriever(release, {}, [self._segments[use.segment] for use in release.segments], load_drifts(self._registry, release))
+        segments = buried(release, [self._segments[use.segment] for use in release.segments])
+        return Retriever(release, {}, segments, load_drifts(self._registry, release), load_calibration(self._registry, release))
 
     def _not_ready(self, release_id: str) -> str | None:
         """Ask every replica of the encoder and of the shards to hold a release, and say who does not."""
-        current = self._current.release.id if self._current else None
-        if release_id == current == self._agreed and time.monotonic() < self._held_until:
+        answered = [held.release.id for held in (self._current, self._candidate) if held is not None]
+        if release_id in answered and time.monotonic() < self._agreed.get(release_id, 0.0):
             return None
-        wanted = [known for known in dict.fromkeys([current, release_id]) if known is not None]
+        self._agreed.pop(release_id, None)
+        wanted = list(dict.fromkeys([*answered, release_id]))
         for name, held, why in self._hold(wanted):
             if release_id not in held:
                 return f"{name}: {why.get(release_id, f'release {release_id} is being loaded')}"
-        self._agreed = release_id
-        self._held_until = time.monotonic() + min(self._args.retire_after_s / 4, 10.0)
+        until = time.monotonic() + min(self._args.retire_after_s / 4, 10.0)
+        self._agreed = {known: at for known, at in self._agreed.items() if known in answered} | {release_id: until}
         return None
 
     def _hold(self, wanted: list[str]) -> list[tuple[str, list[str], dict[str, str]]]:
         """(who, what it holds, why not the rest) of every replica of every callee."""
-        asked = [(handle.deployment_name, handle.broadcast("hold", wanted)) for handle in (self._encoder, *self._shards)]
+        asked = [(handle.deployment_name, handle.broadcast("hold", wanted)) for handle in (self._encoder, *self.shards)]
         found: list[tuple[str, list[str], dict[str, str]]] = []
         for name, answers in asked:
             try:
@@ -100,14 +111,19 @@ class ShardedBackend(FollowingBackend):
 
     # -- answering --------------------------------------------------------------------------------------------------------
 
-    async def search(self, query: SearchQuery) -> SearchResponse:
+    async def search(self, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
         """See `Backend`."""
-        pinned = self._pinned()
+        named, route = queries[0].release, queries[0].route
+        pinned = self._pinned_for(queries[0])
         try:
-            return await self._search(pinned, query)
+            return await self._search(pinned, queries)
         except NotLoaded as error:
+            if named is not None:
+                raise gone(named) from error
+            if route.channel == CANDIDATE and route.asked:
+                raise
             log.info("a callee lacks %s (%s); starting over", pinned.release.id, str(error).splitlines()[0])
-            return await self._search(await self._run(self._held_by_all), query)
+            return await self._search(await self.run(self._held_by_all), queries)
 
     def _held_by_all(self) -> Retriever:
         """A release that this gateway and every callee hold: the live one, or else the newest."""
@@ -115,77 +131,107 @@ class ShardedBackend(FollowingBackend):
         common = [release_id for release_id in self._holder.held() if all(release_id in held for held in everyone)]
         if not common:
             raise NotLoaded("no release is held by the encoder and all shards at this moment; try again shortly")
-        return self._holder.get(self._holder.live if self._holder.live in common else common[-1])
+        current = self._current.release.id if self._current else None
+        proven = [release_id for release_id in common if release_id != self._holder.candidate]  # a candidate stands in for nothing
+        best = next((one for one in (self._holder.live, current) if one in common), (proven or common)[-1])
+        return self._holder.get(best)
 
-    async def _search(self, pinned: Retriever, query: SearchQuery) -> SearchResponse:
-        started = time.perf_counter()
-        vectors, encode_ms = await self._encode(pinned, query)
-        modality = Query(text=query.text, image=query.image, id=query.id).modality()
-        queries = asked(pinned.release, vectors, [modality], pinned.drifts)
-        encoded = time.perf_counter()
-        depth = query.k + (query.id is not None)
-        answers = await self._fan_out(pinned.release.id, queries, depth, query)
-        searched = time.perf_counter()
-        hits = await self._run(_merge, pinned, [parts for parts, _ in answers], queries, query)
-        merged = time.perf_counter()
-        search_ms = max((ms for _, ms in answers), default=0.0)
-        timings = {
-            "encode": encode_ms,
-            "encode_hop": (encoded - started) * 1e3 - encode_ms,
-            "search": search_ms,
-            "search_hop": (searched - encoded) * 1e3 - search_ms,
-            "merge": (merged - searched) * 1e3,
-        }
-        return SearchResponse(
-            release=pinned.release.id,
-            hits=hits_out(hits),
-            partial=len(answers) < len(self._shards),
-            timings_ms={name: round(ms, 3) for name, ms in timings.items()},
-        )
+    async def _search(self, pinned: Retriever, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
+        searches = [query.search for query in queries]
+        clock = Clock()
+        parts = Parts.of([search.query for search in searches])
+        embedded, encode_ms = await self._encode(pinned, parts.queries)
+        put = [parts.together(rows) for rows in asked(pinned.release, embedded, parts.modalities, pinned.drifts)]
+        clock.took("encode", encode_ms)
+        moved_by: dict[int, list[Hit]] = {}
+        for place, search in enumerate(searches):
+            if search.expand:
+                alone = _Fan(self, pinned, [search.first()], queries[place].partial_ok)
+                hits = (await alone.lists([rows[[place]] for rows in put], Clock()))[0][: search.expand]
+                put = [rows.copy() for rows in put]
+                expanded(pinned.release, put, place, search.alpha, await self._vectors(pinned, hits))
+                moved_by[place] = hits
+        if moved_by:
+            clock.took("expand")
+        fan = _Fan(self, pinned, searches, all(query.partial_ok for query in queries))
+        lists = await fan.lists(put, clock)
+        found = results(pinned.release, searches, lists, put, moved_by, clock.timings_ms, fan.partial)
+        return [respond(pinned, query, one, "sharded", fan.shards_ms) for query, one in zip(queries, found, strict=True)]
 
-    async def _encode(self, pinned: Retriever, query: SearchQuery) -> tuple[dict[EncoderRef, NDArray[np.float32]], float]:
-        """(1, D) of the query by each encoder that the release needs, and the milliseconds of the models."""
+    async def _encode(self, pinned: Retriever, queries: Sequence[Query]) -> tuple[dict[EncoderRef, NDArray[np.float32]], float]:
+        """(Q, D) of the queries by each encoder that the release needs, and the milliseconds of the models."""
         wanted = list(plan(pinned.release))
+        rows = await asyncio.gather(*(self._encode_one(pinned, query, wanted) for query in queries))
+        return {ref: np.concatenate([vectors[ref] for vectors, _ in rows]) for ref in wanted}, max(ms for _, ms in rows)
+
+    async def _encode_one(
+        self, pinned: Retriever, query: Query, wanted: Sequence[EncoderRef]
+    ) -> tuple[dict[EncoderRef, NDArray[np.float32]], float]:
+        """(1, D) of a query by each of the encoders."""
         if query.id is not None:
             return await self._encode_item(pinned, query.id, wanted)
         source = query.text if query.text is not None else query.image
-        return await self._ask(lambda: self._encoder.encode.remote(pinned.release.id, wanted, source))
+        return await self.ask(lambda: self._encoder.encode.remote(pinned.release.id, wanted, source))
+
+    async def _vectors(self, pinned: Retriever, hits: Sequence[Hit]) -> list[tuple[int, NDArray[np.float32]]]:
+        """The segment's number and the stored vector (D,) of each hit."""
+        by_shard: dict[int, list[Hit]] = {}
+        for hit in hits:
+            by_shard.setdefault(self._shard_of(pinned, hit.segment, hit.id), []).append(hit)
+        calls = [
+            self.ask(lambda s=shard, p=[(hit.segment, hit.row) for hit in own]: self.shards[s].vectors.remote(pinned.release.id, p))
+            for shard, own in by_shard.items()
+        ]
+        answers = await asyncio.gather(*calls)
+        known = {
+            (hit.segment, hit.row): vector
+            for own, vectors in zip(by_shard.values(), answers, strict=True)
+            for hit, vector in zip(own, vectors, strict=True)
+        }
+        return [(hit.segment, known[hit.segment, hit.row]) for hit in hits]
+
+    def _shard_of(self, pinned: Retriever, number: int, item_id: str) -> int:
+        """The shard that holds an item of a segment."""
+        return partition_of(item_id, pinned.segments[number].num_partitions) % len(self.shards)
 
     async def _encode_item(
         self, pinned: Retriever, item_id: str, wanted: Sequence[EncoderRef]
     ) -> tuple[dict[EncoderRef, NDArray[np.float32]], float]:
         """The stored vector where a wanted encoder made one, else the stored picture, encoded."""
-        newest, newest_row = await self._run(known_item, pinned, item_id)
+        newest, newest_row = await self.run(known_item, pinned, item_id)
         vectors: dict[EncoderRef, NDArray[np.float32]] = {}
         for number, segment in enumerate(pinned.segments):
-            row = segment.table.row(item_id) if segment.made_by in wanted and segment.made_by not in vectors else None
+            row = segment.row(item_id) if segment.made_by in wanted and segment.made_by not in vectors else None
             if row is not None:
-                shard = self._shards[partition_of(item_id, segment.num_partitions) % len(self._shards)]
-                vectors[segment.made_by] = await self._ask(lambda n=number, r=row, s=shard: s.vector.remote(pinned.release.id, n, r))
+                shard, place = self.shards[self._shard_of(pinned, number, item_id)], [(number, row)]
+                (vector,) = await self.ask(lambda s=shard, p=place: s.vectors.remote(pinned.release.id, p))
+                vectors[segment.made_by] = vector[None]
         missing = [encoder for encoder in wanted if encoder not in vectors]
         if not missing:
             return vectors, 0.0
-        picture = await self._run(pinned.segments[newest].picture, newest_row)
+        picture = await self.run(pinned.segments[newest].picture, newest_row)
         if picture is None:
             raise BadQuery(
                 f"item '{item_id}' is stored without its picture, so {missing[0]} cannot embed it. Search by the picture itself."
             )
-        fresh, took_ms = await self._ask(lambda: self._encoder.encode.remote(pinned.release.id, missing, picture))
+        fresh, took_ms = await self.ask(lambda: self._encoder.encode.remote(pinned.release.id, missing, picture))
         return {**vectors, **fresh}, took_ms
 
-    async def _fan_out(
-        self, release_id: str, queries: Sequence[NDArray[np.float32]], depth: int, query: SearchQuery
-    ) -> list[tuple[list[Hits], float]]:
-        """Every shard's lists; without those that stay away where the caller allows it."""
-        calls = [self._ask(lambda shard=shard: shard.search.remote(release_id, queries, depth, query.filter)) for shard in self._shards]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        failed = [answer for answer in answers if isinstance(answer, BaseException)]
-        for error in failed:
-            if not (query.partial_ok and isinstance(error, Problem) and len(failed) < len(answers)):
-                raise error
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+    async def embed_new(self, pinned: Retriever, sources: Sequence[str | bytes]) -> list[NDArray[np.float32] | PerdureError]:
+        """See `FollowingBackend`."""
+        encoder, some = pinned.release.encoder, asyncio.Semaphore(self._args.max_batch)
 
-    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        async def one(source: str | bytes) -> NDArray[np.float32] | PerdureError:
+            async with some:
+                try:
+                    rows, _ = await self.ask(lambda: self._encoder.encode.remote(pinned.release.id, [encoder], source))
+                except BadQuery as error:
+                    return error
+                return rows[encoder][0]
+
+        return list(await asyncio.gather(*map(one, sources)))
+
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """A call to a callee, made once more when its replica dies.
 
         Raises:
@@ -205,14 +251,77 @@ class ShardedBackend(FollowingBackend):
         raise AssertionError("unreachable: the second attempt returns or raises")
 
 
+class _Fan:
+    """The passes of some searches through all shards of a release."""
+
+    def __init__(self, backend: ShardedBackend, pinned: Retriever, searches: Sequence[Search], partial_ok: bool) -> None:
+        self._backend = backend
+        self._pinned = pinned
+        self._searches = searches
+        self._partial_ok = partial_ok
+        self._answered = dict.fromkeys(range(len(backend.shards)), 0.0)  # milliseconds of the shards that answered every pass
+
+    @property
+    def partial(self) -> bool:
+        """Whether a shard stayed away."""
+        return len(self._answered) < len(self._backend.shards)
+
+    @property
+    def shards_ms(self) -> list[float]:
+        """What each shard that answered took."""
+        return list(self._answered.values())
+
+    async def lists(self, put: Sequence[NDArray[np.float32]], clock: Clock) -> list[list[Hit]]:
+        """The `wanted` hits of each search, by the queries (Q, D) as they are put to each segment."""
+        lists: list[list[Hit]] = [[] for _ in self._searches]
+        for step in passes(self._searches):
+            queries = [rows[step.places] for rows in put]
+            answers = await self._fan_out(queries, step)
+            clock.took("search", max((ms for _, ms in answers), default=0.0))
+            asking = [self._searches[place].query for place in step.places]
+            found = await self._backend.run(_merge, self._pinned, [parts for parts, _ in answers], queries, step.depth, asking)
+            for place, hits in zip(step.places, found, strict=True):
+                lists[place] = hits[: self._searches[place].wanted]
+            clock.took("merge")
+        return lists
+
+    async def _fan_out(self, queries: Sequence[NDArray[np.float32]], step: Pass) -> list[tuple[list[Hits], float]]:
+        """Every shard's lists; without those that stay away where the caller allows it."""
+        ask, release_id = self._backend.ask, self._pinned.release.id
+        calls = [ask(lambda shard=shard: shard.search.remote(release_id, queries, step)) for shard in self._backend.shards]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        failed = [answer for answer in answers if isinstance(answer, BaseException)]
+        for error in failed:
+            if not (self._partial_ok and isinstance(error, Problem) and len(failed) < len(answers)):
+                raise error
+        for number, answer in enumerate(answers):
+            if isinstance(answer, BaseException):
+                self._answered.pop(number, None)
+            elif number in self._answered:
+                self._answered[number] += answer[1]
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
 async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
     return await call()
 
 
 def _merge(
-    pinned: Retriever, answers: Sequence[Sequence[Hits]], queries: Sequence[NDArray[np.float32]], query: SearchQuery
-) -> Sequence[Any]:
-    """Lists by shard and segment become one."""
-    depth = query.k + (query.id is not None)
+    pinned: Retriever,
+    answers: Sequence[Sequence[Hits]],
+    queries: Sequence[NDArray[np.float32]],
+    depth: int,
+    asking: Sequence[Query],
+) -> list[list[Hit]]:
+    """Lists by shard and segment become one for each query."""
     by_segment = [merge_partitions([parts[number] for parts in answers], depth) for number in range(len(pinned.segments))]
-    return finish(pinned.release, by_segment, dict(enumerate(pinned.segments)), queries, query.k, leave_out=[query.id])[0]
+    return finish(
+        pinned.release,
+        by_segment,
+        dict(enumerate(pinned.segments)),
+        queries,
+        depth,
+        leave_out=[query.id for query in asking],
+        calibration=pinned.calibration,
+        modalities=[query.modality() for query in asking],
+    )

@@ -113,7 +113,7 @@ def is_loopback(host: str) -> bool:
 
 def needed_scope(method: str, path: str) -> str:
     """The scope of a route; what is not known to be a question is a change."""
-    if method in ("GET", "HEAD", "OPTIONS") or path == "/v1/search":
+    if method in ("GET", "HEAD", "OPTIONS") or path in ("/v1/search", "/v1/search/batch"):
         return "search"
     return "write" if path == "/v1/items" or path.startswith("/v1/items/") else "admin"
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from perdure.errors import BadQuery, Conflict, Corrupt, DataError, Exists, GateRefused, Incompatible, NotFound, NotLoaded, PerdureError
 
-__all__ = ["Problem", "problem_response", "register", "request_id"]
+__all__ = ["Problem", "plain_message", "problem_response", "register", "request_id"]
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +23,11 @@ _TITLES = {
     404: "Not found",
     405: "Method not allowed",
     409: "Conflict",
+    410: "No longer held",
     413: "Body too large",
     415: "Unsupported media type",
     422: "The request cannot be answered as it stands",
+    429: "Too many requests",
     500: "Internal error",
     503: "Not available now",
     504: "Too slow",

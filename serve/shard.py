@@ -1,17 +1,22 @@
 """The Shard deployments of the sharded topology: shard i of S holds every partition p with p mod S = i, of every segment in use."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perdure.index import Segment, load_segment
-from perdure.records import Hits, Release, SegmentRef
+from perdure.records import Hits, Release, SegmentRef, base_of
 from perdure.registry import open_registry
+from perdure.retrieval.asking import Pass
+from perdure.retrieval.edits import buried
 from perdure.retrieval.follow import Holder, Poller
-from serve.backend import limit_process
+from perdure.retrieval.retriever import search_segments
+from serve.backend import limit_process, loads_measured
+from serve.metrics import Metrics
+from serve.ray_metrics import ray_sinks
 from serve.schemas import ServeArgs
 
 __all__ = ["ShardReplica"]
@@ -24,12 +29,19 @@ class ShardReplica:
 
     def __init__(self, args: dict[str, Any], number: int) -> None:
         self._args = ServeArgs.model_validate(args)
+        self._metrics = Metrics(*ray_sinks())
         limit_process(self._args)
         self._number = number
         self._registry = open_registry(str(self._args.registry))
         self._segments: dict[SegmentRef, Segment] = {}
         self._holder: Holder[tuple[Release, list[Segment]]] = Holder(
-            self._registry, self._load, channel=self._args.channel, retire_after_s=self._args.retire_after_s, forget=self._forget
+            self._registry,
+            self._load,
+            channel=self._args.channel,
+            beside=self._args.candidate,
+            retire_after_s=self._args.retire_after_s,
+            forget=self._forget,
+            loaded=loads_measured(self._metrics, f"shard-{number}"),
         )
         self._holder.follow()  # before Serve routes to this replica
         self._poller = Poller(self._holder.follow, self._args.poll_s, "follow")
@@ -43,33 +55,29 @@ class ShardReplica:
             self._poller.wake()
         return self._holder.held(), {release_id: why for release_id, why in missing.items() if why is not None}
 
-    def search(
-        self, release_id: str, queries: Sequence[NDArray[np.float32]], k: int, filter: Mapping[str, Any]
-    ) -> tuple[list[Hits], float]:
-        """The best k of each segment of a release among the partitions here, in the release's order, and the milliseconds it took.
+    def search(self, release_id: str, queries: Sequence[NDArray[np.float32]], step: Pass) -> tuple[list[Hits], float]:
+        """The best of each segment of a release among the partitions here, in the release's order, and the milliseconds it took.
 
         `queries`: (Q, D) as they are put to each segment, in the release's order.
 
         Raises:
             NotLoaded: this replica does not hold the release.
-            BadQuery: a filter over a column that there is not.
+            BadQuery: a filter that makes no sense.
         """
         started = time.perf_counter()
         release, segments = self._holder.get(release_id)
-        parts: list[Hits] = []
-        for number, (use, segment) in enumerate(zip(release.segments, segments, strict=True)):
-            rows = segment.table.allowed(filter) if filter else None
-            parts.append(segment.search(queries[number], k, encoder=use.queried_by, allowed=use.queried_by, rows=rows, number=number))
-        return parts, (time.perf_counter() - started) * 1e3
+        found, took_s = search_segments(release, segments, queries, step), time.perf_counter() - started
+        self._metrics.observe("perdure_shard_seconds", took_s, release=base_of(release_id), shard=str(self._number))
+        return found, took_s * 1e3
 
-    def vector(self, release_id: str, number: int, row: int) -> NDArray[np.float32]:
-        """(1, D) the stored vector of a row of a segment, by the segment's number in the release.
+    def vectors(self, release_id: str, places: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
+        """(D,) stored vectors of some places: the segment's number in the release, and the row.
 
         Raises:
-            NotLoaded: this replica does not hold the release, or not this row.
+            NotLoaded: this replica does not hold the release, or not one of these rows.
         """
         _, segments = self._holder.get(release_id)
-        return segments[number].vectors(np.array([row]))
+        return [segments[number].vectors(np.array([row]))[0] for number, row in places]
 
     def _load(self, release: Release) -> tuple[Release, list[Segment]]:
         for use in release.segments:
@@ -79,7 +87,7 @@ class ShardReplica:
                 segment = load_segment(files, ref=use.segment, made_by=self._registry.made_by(use.segment), only=mine)
                 segment.search(np.zeros((1, segment.dim), np.float32), 1, encoder=segment.made_by)
                 self._segments[use.segment] = segment
-        return release, [self._segments[use.segment] for use in release.segments]
+        return release, buried(release, [self._segments[use.segment] for use in release.segments])
 
     def _forget(self, kept: list[tuple[Release, list[Segment]]]) -> None:
         for ref in self._segments.keys() - {segment.ref for _, segments in kept for segment in segments}:

@@ -127,11 +127,15 @@ def test_drift_is_measured_on_so_many_rows_at_most_and_on_none_of_another_task(m
     monkeypatch.setattr(measures_module, "embed_split", noting)
     everything = np.concatenate([one.train for one in run.prepared.stream.tasks])  # as joint retraining reads it
     encoder = load_encoder(run.registry.folder(LAST))
-    assert run.measures.query_drift(task, encoder, everything) is not None
+    assert run.measures.hop(task, encoder, everything) is not None
     assert len(asked) == 2 and np.array_equal(asked[0], asked[1])
     assert len(asked[0]) == 5 and np.isin(asked[0], task.train).all() and asked[0][0] == task.train.min()
-    nothing = run.measures.query_drift(task, encoder, task.train[:0])
-    assert nothing is not None and not nothing.image.any() and nothing.text is not None and not nothing.text.any()
+    nothing = run.measures.hop(task, encoder, task.train[:0])
+    assert nothing is not None
+    drift, bridge = nothing
+    assert not drift.image.any() and drift.text is not None and not drift.text.any()
+    same = np.eye(encoder.embedding_dim)
+    assert np.array_equal(bridge.image, same) and bridge.text is not None and np.array_equal(bridge.text, same)
 
 
 def test_the_release_says_that_it_compensates_and_what_it_serves_is_what_was_measured(report: dict[str, Any]) -> None:
@@ -163,6 +167,18 @@ def test_a_learned_run_is_laid_under_compensation_afterwards_and_its_segments_st
     searched = run.report()["search"]
     assert "compensated" not in searched[previous.id]
     assert searched[previous.id]["search_t2i_recall@10"] != searched["small@v3"]["search_t2i_recall@10"]
+
+
+def test_a_learned_run_is_laid_under_the_bridge_and_answers_by_it() -> None:
+    run = StreamRun.open(config())
+    previous = None
+    for task in run.prepared.stream.tasks:
+        index = config("index.compensate=bridge").index
+        previous = run.publish_release(task, EncoderRef("small", task.index + 1), index, previous)
+    assert previous is not None and [use.compensated for use in previous.segments] == ["bridge", "bridge", False]
+    retriever = Retriever.load(run.registry, previous)
+    row = int(run.prepared.stream.tasks[0].query[0])
+    assert len(retriever.search(Query(id=run.prepared.dataset.items[row].id), 5).hits) == 5
 
 
 def test_versions_of_before_there_was_a_drift_are_reported_without_compensation_and_are_not_released_with_it(

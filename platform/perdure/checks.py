@@ -76,6 +76,13 @@ def _bits_come_in_bytes(config: RunConfig) -> Iterator[str]:
         yield f"index.kind=binary: bits are kept in bytes, so an embedding of {bits} does not fit; choose a multiple of 8"
 
 
+def _codes_divide_the_embedding(config: RunConfig) -> Iterator[str]:
+    size = _of_encoder(config, "hash_bits") or (_of_encoder(config, "whitening") or {}).get("dim") or _of_encoder(config, "embedding_dim")
+    code = config.index.pq_bytes
+    if config.index.kind == "ivfpq" and code and isinstance(size, int) and size % code:
+        yield f"index.pq_bytes={code}: each byte stands for as many numbers of an embedding of {size}; choose a divisor of it, or 0"
+
+
 def _codes_are_learned_by_hashing(config: RunConfig) -> Iterator[str]:
     hashes, has_heads = config.strategy.name == "domain_uncertainty_hashing", _of_encoder(config, "hash_bits") is not None
     if hashes and not has_heads:
@@ -109,6 +116,7 @@ _RULES: tuple[Callable[[RunConfig], Iterator[str]], ...] = (
     _whitening_moves_everything,
     _pairs_need_words,
     _bits_come_in_bytes,
+    _codes_divide_the_embedding,
     _codes_are_learned_by_hashing,
     _made_up_pictures_are_no_words,
     _modalities_meet_in_shared_layers,

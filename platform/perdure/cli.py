@@ -12,7 +12,7 @@ from rich.table import Table
 from perdure.config import load
 from perdure.console import guarded
 from perdure.errors import BadQuery, ConfigError, NotFound
-from perdure.records import EncoderRef, Release, SegmentRef
+from perdure.records import EncoderRef, Release, SegmentRef, Traffic
 from perdure.registry import Registry, open_registry, release_to_plain
 from perdure.settings import settings
 
@@ -94,13 +94,18 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Promote although a gate failed; the journal says so.")] = False,
     channel: ChannelOption = "live",
     reason: ReasonOption = "",
+    share: Annotated[float, typer.Option(min=0, max=100, help="Of a candidate: percent of the requests that it answers.")] = 0.0,
+    shadow: Annotated[float, typer.Option(min=0, max=100, help="Of a candidate: percent that are put to it as well.")] = 0.0,
     registry: RegistryOption = None,
 ) -> None:
-    """Point a channel at a release; what serves the channel follows within seconds."""
+    """Point a channel at a release; what serves the channel follows within seconds. `--channel candidate` puts it beside the live one."""
+    if channel == "live" and (share or shadow):
+        raise BadQuery("--share and --shadow are for --channel candidate; the live release gets what is left")
     opened = _open(registry)
     before = opened.channel(channel)
-    after = opened.promote(release, channel, by="cli", force=force, reason=reason)
-    print(f"{channel}: {before.id if before else 'nothing'} -> {after.id}")
+    after = opened.promote(release, channel, by="cli", force=force, reason=reason, traffic=Traffic(share, shadow))
+    told = f", {share:g} % of the requests, {shadow:g} % as shadows" if share or shadow else ""
+    print(f"{channel}: {before.id if before else 'nothing'} -> {after.id}{told}")
 
 
 @app.command()
@@ -128,12 +133,13 @@ def search(
     image: Annotated[Path | None, typer.Option(help="A picture to search by.")] = None,
     id: Annotated[str | None, typer.Option(help="An item of the gallery to search by.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
-    filter: Annotated[list[str] | None, typer.Option(help="column=value over id, label, group, task, tags; repeat it for several.")] = None,
+    filter: Annotated[list[str] | None, typer.Option(help="field=value over texts and the task, or JSON; repeat it for several.")] = None,
     release: Annotated[str | None, typer.Option(help="Default: the live one.")] = None,
     registry: RegistryOption = None,
 ) -> None:
     """Search a release from here, without a server."""
     from perdure.retrieval import Query, Retriever
+    from perdure.retrieval.edits import edited, release_at
 
     if image is not None and not image.is_file():
         raise BadQuery(f"no file '{image}' to search by")
@@ -141,7 +147,7 @@ def search(
     query.kind()
     chosen = _filter(filter or [])
     opened = _open(registry)
-    found = opened.release(release) if release else opened.channel()
+    found = release_at(opened, release) if release else edited(opened, opened.channel())
     if found is None:
         raise NotFound("no release is live; name one (--release demo@v1) or promote one (perdure promote demo@v1)")
     result = Retriever.load(opened, found).search(query, k, chosen)
@@ -164,7 +170,7 @@ def report(runs: Annotated[list[str], typer.Argument(help="Names of runs, their 
 def plan(
     items: Annotated[int, typer.Option(help="N, size of the gallery.")],
     dim: Annotated[int, typer.Option(help="D, dimension of the embedding.")],
-    kind: Annotated[str, typer.Option(help="flat, hnsw or binary.")] = "flat",
+    kind: Annotated[str, typer.Option(help="flat, hnsw, binary or ivfpq.")] = "flat",
     node_memory_gib: Annotated[float, typer.Option(help="Memory of a node.")] = 16.0,
 ) -> None:
     """Say how many shards, how much memory and how many nodes a gallery of a given size needs."""
@@ -201,17 +207,26 @@ def _describe(registry: Registry, ref: str) -> dict[str, Any]:
         raise BadQuery(str(error)) from None
 
 
-def _filter(equalities: list[str]) -> dict[str, Any]:
-    """`column=value` texts as a filter; a column given twice takes either value."""
-    out: dict[str, list[Any]] = {}
-    for text in equalities:
+def _filter(conditions: list[str]) -> dict[str, Any]:
+    """`column=value` texts as a filter, a column given twice takes either value; or JSON, such as `{"price": {"lt": 20}}`."""
+    equal: dict[str, list[Any]] = {}
+    told: dict[str, Any] = {}
+    for text in conditions:
+        if text.lstrip().startswith("{"):
+            try:
+                told |= json.loads(text)
+            except ValueError as error:
+                raise BadQuery(f"--filter {text}: not JSON: {error}") from None
+            continue
         column, equals, value = text.partition("=")
         if not equals:
-            raise BadQuery(f"--filter {text}: expected column=value")
+            raise BadQuery(f"--filter {text}: expected column=value, or JSON")
         if column == "task" and not value.isdecimal():
             raise BadQuery(f"--filter {text}: a task is a number")
-        out.setdefault(column, []).append(int(value) if column == "task" else value)
-    return out
+        equal.setdefault(column, []).append(int(value) if column == "task" else value)
+    if equal.keys() & told.keys():
+        raise BadQuery(f"--filter: {', '.join(sorted(equal.keys() & told.keys()))} as column=value and in JSON; choose one of them")
+    return equal | told
 
 
 def _report(run: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from perdure.catalog import readable
 from perdure.errors import ConfigError
-from perdure.settings import carries_credentials
+from perdure.settings import refuse_credentials
 
 __all__ = [
     "IndexConfig",
@@ -118,25 +118,68 @@ class TrainConfig(Section):
 class IndexConfig(Section):
     """How the gallery is indexed, and what happens to old items when a new encoder comes."""
 
-    kind: Literal["flat", "hnsw", "binary"] = Field(
-        default="flat", description="exact search, a graph, or exact search among the signs alone"
+    kind: Literal["flat", "hnsw", "binary", "ivfpq"] = Field(
+        default="flat",
+        description="exact search, a graph, exact search among the signs alone, or lists of compressed vectors that are compared again",
     )
-    policy: Literal["reindex", "keep", "versioned"] = Field(default="reindex", description="DESIGN: what becomes of old vectors")
-    merge: Literal["standardised", "raw"] = Field(default="standardised", description="how hits of several segments become one list")
-    compensate: bool = Field(default=False, description="policy keep: take the mean drift of queries off a query to old vectors")
+    policy: Literal["reindex", "keep", "versioned", "backfilling"] = Field(
+        default="reindex", description="DESIGN: what becomes of old vectors"
+    )
+    merge: Literal["auto", "standardised", "raw", "reciprocal_rank", "calibrated", "routed"] = Field(
+        default="auto",
+        description="how hits of several segments become one list; auto: routed where every vector is queried by its maker (policies "
+        "versioned and backfilling), else standardised",
+    )
+    both: bool = Field(default=False, description="policies versioned, backfilling: store new items as older encoders make them, too")
+    compensate: bool | Literal["bridge"] = Field(
+        default=False, description="policy keep: take the mean drift of queries off a query to old vectors, or turn it back by a bridge"
+    )
     partitions: int = Field(default=2, ge=1, le=4096, description="partitions of a segment, by a hash of the item id")
     hnsw_links: int = Field(default=32, ge=4, le=256, description="M of HNSW")
     ef_construction: int = Field(default=200, ge=8)
     ef_search: int = Field(default=64, ge=1)
+    ivf_lists: int = Field(default=0, ge=0, le=2**20, description="lists of a partition of kind ivfpq; 0 = 4 sqrt(n)")
+    ivf_probes: int = Field(default=32, ge=1, description="lists that a search reads")
+    pq_bytes: int = Field(default=0, ge=0, le=4096, description="bytes of a compressed vector, a divisor of D; 0 = up to D / 4")
+    rerank: int = Field(default=8, ge=1, le=1000, description="candidates that are compared exactly, for each hit")
+
+    def merge_of_release(self) -> str:
+        """What `merge` stands for under the policy."""
+        return self.merge if self.merge != "auto" else "routed" if self.policy in ("versioned", "backfilling") else "standardised"
+
+    def of_segment(self) -> dict[str, Any]:
+        """How a segment is built; what only another kind reads is left out, so that it does not make the segment another one."""
+        of_ivfpq = {"ivf_lists", "ivf_probes", "pq_bytes", "rerank"} if self.kind != "ivfpq" else set[str]()
+        return self.model_dump(exclude={"policy", "merge", "compensate", "both", *of_ivfpq})
 
     @model_validator(mode="after")
-    def _something_to_compensate(self) -> "IndexConfig":
+    def _goes_together(self) -> "IndexConfig":
         if self.compensate and self.policy != "keep":
             raise ValueError(
-                f"compensate=true with policy={self.policy}: only under policy=keep does a newer encoder query old vectors; "
-                "choose policy=keep, or leave out compensate"
+                f"compensate={str(self.compensate).lower()} with policy={self.policy}: only under policy=keep does a newer encoder query "
+                "old vectors; choose policy=keep, or leave out compensate"
+            )
+        learned = f"merge={self.merge}" if self.merge in ("calibrated", "routed") else "both=true" if self.both else None
+        if learned is not None and self.policy not in ("versioned", "backfilling"):
+            raise ValueError(
+                f"{learned} with policy={self.policy}: it needs old vectors that are queried by the encoder that made them; "
+                f"choose policy=versioned or backfilling, or leave out {learned.partition('=')[0]}"
             )
         return self
+
+
+class GatesConfig(Section):
+    """What a release may lose and still be promoted without --force; null records the figure and refuses nothing."""
+
+    forgetting: float | None = Field(
+        default=0.3, ge=0, le=1, description="of Recall@1 of an old task's test pictures among their own, beside the release before"
+    )
+    negative_flips: float | None = Field(
+        default=None, ge=0, le=1, description="share of an old task's test pictures that were answered right before, and are not now"
+    )
+    approximate: float | None = Field(
+        default=0.8, ge=0, le=1, description="least share of the exact 10 nearest that an approximate index (hnsw, ivfpq) must find"
+    )
 
 
 class WorkersConfig(Section):
@@ -149,6 +192,12 @@ class WorkersConfig(Section):
     gpus: float = Field(default=0.0, ge=0)
     threads: int | None = Field(default=None, ge=1, description="OMP_NUM_THREADS of each worker; null = cores of the node / workers")
     max_failures: int = Field(default=2, ge=0, description="worker or node deaths that a task survives")
+    collective_timeout_s: float = Field(
+        default=60.0,
+        ge=1,
+        description="a worker that keeps the others waiting in a step for so long counts as dead: all are replaced, and the task goes on "
+        "from its last checkpoint; what lies between steps (decoding a cold cache, inversion, importances) has all the time it needs",
+    )
     start_timeout_s: float = Field(default=900.0, gt=0, description="how long to wait for room for the workers, nodes being added included")
 
     @field_validator("num")
@@ -183,6 +232,7 @@ class RunConfig(Section):
     strategy: PartConfig = Field(default_factory=lambda: PartConfig(name="l2"))
     train: TrainConfig = Field(default_factory=TrainConfig)
     index: IndexConfig = Field(default_factory=IndexConfig)
+    gates: GatesConfig = Field(default_factory=GatesConfig)
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
     registry: str = Field(default="registry", description="folder of the registry, or s3://bucket/prefix")
 
@@ -196,9 +246,7 @@ class RunConfig(Section):
     @classmethod
     def _no_credentials(cls, value: str) -> str:
         """A config is saved with every run; pydantic's own error would show the value."""
-        if carries_credentials(value):
-            raise ConfigError("registry", ["an S3 URL is s3://BUCKET/PREFIX and no more; credentials belong into the environment"])
-        return value
+        return refuse_credentials("registry", value)
 
     def plain(self) -> dict[str, Any]:
         """The resolved configuration as plain data, for manifests and reports."""
@@ -209,6 +257,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "stream": StreamConfig,
     "train": TrainConfig,
     "index": IndexConfig,
+    "gates": GatesConfig,
     "workers": WorkersConfig,
 }
 

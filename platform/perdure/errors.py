@@ -12,6 +12,8 @@ PerdureError
 |- Incompatible            an encoder may not query this segment (promise 1 of the design)
 |- NotLoaded               a serving replica lacks the release that a request is pinned to
 |- GateRefused             a release failed a promotion gate
+|- Regret                  a slice of a backfill would make queries worse
+|- Unavailable             the cluster is not there, has no room, or lost more workers than a run survives
 '- BadQuery                a search request that cannot be answered: nothing to search by, not an image, k out of range
 """
 
@@ -29,6 +31,8 @@ __all__ = [
     "NotLoaded",
     "PerdureError",
     "RegistryError",
+    "Regret",
+    "Unavailable",
 ]
 
 
@@ -91,3 +95,11 @@ class GateRefused(PerdureError):
 
 class BadQuery(PerdureError):
     """A search request that cannot be answered as it stands."""
+
+
+class Regret(PerdureError):
+    """Moving a slice of old items to a new encoder would make queries worse; the message has the figures."""
+
+
+class Unavailable(PerdureError):
+    """The cluster cannot do it now; the same command may do it at another time, and goes on where it stopped."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from perdure.config import RunConfig, parse
 from perdure.errors import ConfigError
+from perdure.files import write_whole
+from perdure.settings import refuse_fleeting
 
 __all__ = ["claim", "fingerprint", "first_task_fingerprint", "refuse_other"]
 
@@ -21,17 +23,21 @@ _NEWER = {
     "hash_bits": None,
     "joint": None,
     "validation": None,
+    "tags": None,
+    "payload": [],
 }
 
 
 def fingerprint(config: RunConfig) -> str:
     """A hash of everything that decides what a run computes: not where it is stored, nor how it is spread or indexed."""
     plain = config.plain()
-    for free in ("workers", "registry", "index"):
+    for free in ("workers", "registry", "index", "gates"):
         plain.pop(free)
     for free in ("log_every", "tensorboard", "checkpoint_every", "start_from"):
         plain["train"].pop(free)
-    for holder, key in ((plain, "train"), (plain, "stream"), (plain["stream"], "kind"), (plain, "encoder"), (plain["strategy"], "ranking")):
+    stream = plain["stream"]
+    inner = ((stream, "kind"), (stream, "dataset"), (plain["strategy"], "ranking"))  # before what holds them
+    for holder, key in (*inner, (plain, "train"), (plain, "stream"), (plain, "encoder")):
         if holder.get(key):
             holder[key] = _as_before(holder[key])
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
@@ -52,7 +58,7 @@ def first_task_fingerprint(config: RunConfig, *, own_objective: bool = False) ->
     backbone_lr = train["backbone_lr"] if train["first_backbone_lr"] is None else train["first_backbone_lr"]
     first = {
         "seed": plain["seed"],
-        "dataset": plain["stream"]["dataset"],
+        "dataset": _as_before(plain["stream"]["dataset"]),
         "on_bad_item": plain["stream"]["on_bad_item"],
         **({} if validation is None else {"held_out": validation["share"]}),
         "kind": {key: value for key, value in kind.items() if key not in of_later_tasks},
@@ -80,16 +86,16 @@ def claim(folder: Path, config: RunConfig) -> None:
     """Take a run's name: the first run of a name leaves its config, later ones must have the same (see `refuse_other`)."""
     refuse_other(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config.plain(), indent=1))
+    write_whole(folder / "config.json", json.dumps(config.plain(), indent=1))
 
 
 def refuse_other(folder: Path, config: RunConfig) -> None:
     """Let a run pass whose name is free, or taken by the same configuration.
 
     Raises:
-        ConfigError: the name is taken by another configuration; every key that differs is told.
+        ConfigError: the name is taken by another configuration; every key that differs is told. Or the folder ends with the job.
     """
-    path = folder / "config.json"
+    path = refuse_fleeting("PERDURE_RUNS", folder) / "config.json"
     if path.exists():
         earlier = parse(json.loads(path.read_text()))
         if fingerprint(earlier) != fingerprint(config):
@@ -98,7 +104,7 @@ def refuse_other(folder: Path, config: RunConfig) -> None:
             lines = [
                 f"{key}: was {before.get(key)!r}, now {now.get(key)!r}"
                 for key in changed
-                if not key.startswith(("workers.", "registry", "index."))
+                if not key.startswith(("workers.", "registry", "index.", "gates."))
             ]
             raise ConfigError(
                 f"run '{config.name}' exists with another configuration in {folder}; choose another name=..., or remove that folder", lines

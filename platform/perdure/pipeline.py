@@ -29,6 +29,7 @@ from perdure.data.tags import known_tags, tag_matrix
 from perdure.encoders import ENCODERS, WhiteningOptions, build_encoder, fit_whitening, load_encoder, save_encoder
 from perdure.encoders.encoder import Encoder
 from perdure.errors import ConfigError, DataError
+from perdure.files import write_whole
 from perdure.memory.accuracy_drift import AccuracyDrift
 from perdure.progress import Progress, SilentProgress
 from perdure.records import EncoderRef, Item
@@ -185,7 +186,7 @@ def learn_task(
         _save_state(strategy, out)
         read = sorted({*summary.read, *np.flatnonzero(data.pixels.read).tolist()})  # by any worker while training, and here since then
         record = {"task": task_index, **asdict(summary), "read": read, "images_per_s": summary.images_per_s}
-        (out / OUTCOME).write_text(json.dumps(record))
+        write_whole(out / OUTCOME, json.dumps(record))
 
 
 def learn_here(config: RunConfig, task_index: int, registry_at: str, run_folder: Path, progress: Progress) -> Path:

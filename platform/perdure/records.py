@@ -4,6 +4,7 @@ Letters: B batch, D embedding, N gallery, Q queries, K top-k, L words of a capti
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -11,10 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Batch", "Embedded", "EncoderRef", "Hits", "Item", "Modality", "Release", "SegmentRef", "SegmentUse", "Task"]
+__all__ = [
+    "Batch",
+    "Edit",
+    "Embedded",
+    "EncoderRef",
+    "Hits",
+    "Item",
+    "Modality",
+    "QueryModality",
+    "Release",
+    "Scalar",
+    "SegmentRef",
+    "SegmentUse",
+    "Task",
+    "Traffic",
+    "base_of",
+]
 
 Modality = Literal["image", "text", "sketch"]
 """What an item is, where it is one thing alone: a picture, words, or a drawing."""
+
+QueryModality = Literal["image", "text"]
+"""What a query is made of."""
+
+Scalar = str | int | float | bool
+"""A value of the payload."""
 
 _REF = re.compile(r"^(?:(encoder|segment|release)/)?([A-Za-z0-9][A-Za-z0-9._-]*)@v(\d+)$")
 
@@ -30,6 +53,7 @@ class Item:
     tags: tuple[str, ...] = ()
     split: str = "train"  # "train" or "test"
     modality: Modality | None = None  # None: a picture, and words where it has captions; "text": words alone, the picture is for show
+    payload: Mapping[str, Scalar] = field(default_factory=dict, hash=False)  # whatever else is known, to filter by and to be shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +184,38 @@ class SegmentUse:
     segment: SegmentRef
     made_by: EncoderRef
     queried_by: EncoderRef
-    compensated: bool = False  # whether the drift of queries since `made_by` is taken off them; see `retrieval.compensation`
+    compensated: bool | Literal["bridge"] = (
+        False  # True: the drift of queries since `made_by` is taken off them (`retrieval.compensation`);
+    )
+    # "bridge": they are turned back by an orthogonal map (`retrieval.bridge`)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One entry of a run's log of writes, which lies over whichever release of the run is live; see `retrieval.edits`."""
+
+    number: int  # from 1
+    active: tuple[int, ...]  # numbers of the edits that count from here on, in their order, this one among them
+    last: int  # the newest write that is in it: its own number, or, of edits put together, that of the last of them
+    segments: tuple[tuple[SegmentRef, EncoderRef], ...]  # of the items that it brings, and who made each
+    removed: tuple[str, ...]  # ids of items that are gone
+    items: int  # that it brings
+    fields: Mapping[str, str]  # name -> kind of each field of the payload of all written items so far
+    requests: Mapping[str, Mapping[str, Any]]  # key -> what was asked under it and answered, so that it is not done twice
+    action: str  # "write" or "compact"
+    by: str
+    user: str
+    at: str  # ISO 8601, UTC
+
+    @property
+    def size(self) -> int:
+        """How many items it touches."""
+        return self.items + len(self.removed)
+
+
+def base_of(release_id: str) -> str:
+    """The published release of an id that may carry edits: "demo@v3+17" -> "demo@v3"."""
+    return release_id.partition("+")[0]
 
 
 @dataclass(frozen=True)
@@ -170,13 +225,26 @@ class Release:
     id: str  # "demo@v3"
     run: str
     task: int
-    policy: str  # "reindex", "keep" or "versioned"
-    merge: str  # "standardised" or "raw": how hits of several segments become one list
+    policy: str  # "reindex", "keep", "versioned" or "backfilling"
+    merge: str  # how hits of several segments become one list; see `retrieval.merging`
     encoder: EncoderRef  # the newest encoder; new items are embedded by it
     segments: tuple[SegmentUse, ...]
     metrics: dict[str, Any] = field(default_factory=dict)
     parent: str | None = None
     created: str = ""  # ISO 8601, UTC
+    calibration: str | None = None  # sha256 of what its merge was fitted to, where that is a learned one
+    edits_through: int = 0  # writes up to this one are in its segments
+    edits: tuple[Edit, ...] = ()  # that lie over it; then its id is "demo@v3+17", and its last segments are theirs
+
+    @property
+    def base(self) -> str:
+        """The id without its edits."""
+        return base_of(self.id)
+
+    @property
+    def edit(self) -> int:
+        """The number of the newest edit that it shows; also where it has that one in its own segments."""
+        return int(self.id.partition("+")[2] or self.edits_through)
 
     def encoders(self) -> tuple[EncoderRef, ...]:
         """Every encoder version that a query may need, newest first, without repeats."""
@@ -186,6 +254,19 @@ class Release:
     def compensated(self) -> bool:
         """Whether queries to any of its segments are compensated for drift."""
         return any(use.compensated for use in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a channel beside the live one is given, in percent of the requests; what names the channel itself is answered in any case."""
+
+    share: float = 0.0  # answered from it
+    shadow: float = 0.0  # answered from the live release and put to it as well, for comparison
+
+    def __post_init__(self) -> None:
+        for name, value in (("share", self.share), ("shadow", self.shadow)):
+            if not 0 <= value <= 100:
+                raise ValueError(f"{name} is {value}; expected percent, 0 to 100")
 
 
 @dataclass(frozen=True, eq=False)

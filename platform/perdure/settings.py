@@ -15,7 +15,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Settings", "carries_credentials", "settings"]
+from perdure.errors import ConfigError
+
+__all__ = ["Settings", "carries_credentials", "refuse_credentials", "refuse_fleeting", "settings"]
+
+_FLEETING = "runtime_resources"  # below Ray's session folder: what jobs bring along, removed when no job needs it any more
 
 
 @dataclass(frozen=True)
@@ -49,3 +53,28 @@ def carries_credentials(url: str) -> bool:
     scheme, separator, rest = url.partition("://")
     authority = rest.partition("/")[0]
     return bool(separator) and scheme == "s3" and ("@" in authority or ":" in authority or "?" in rest or "#" in rest)
+
+
+def refuse_credentials(source: str, url: str) -> str:
+    """The URL itself, if it has no room for a secret.
+
+    Raises:
+        ConfigError: it has; the error does not show it.
+    """
+    if carries_credentials(url):
+        raise ConfigError(source, ["an S3 URL is s3://BUCKET/PREFIX and no more; credentials belong into the environment"])
+    return url
+
+
+def refuse_fleeting(variable: str, place: Path) -> Path:
+    """The folder itself, unless it lies in the copy of a working directory that Ray made for a submitted job and removes after it.
+
+    Raises:
+        ConfigError: it does; says which variable of the environment to set.
+    """
+    if _FLEETING in place.expanduser().absolute().parts:
+        raise ConfigError(
+            f"'{place}' under `ray job submit`",
+            [f"the job's working directory is a copy that Ray removes; set {variable} to storage that stays (see jobs/runtime_env.yaml)"],
+        )
+    return place

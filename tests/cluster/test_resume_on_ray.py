@@ -1,23 +1,19 @@
 """A driver that is killed with -9 in the middle of a task: the same command goes on from the last checkpoint and ends the same."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from driver import begin, ended, steps, until, went_on_from_a_checkpoint
 
 from perdure.encoders import load_encoder
 from perdure.records import EncoderRef
 from perdure.registry import open_registry
 
 pytestmark = pytest.mark.cluster
-ROOT = Path(__file__).resolve().parents[2]
 
 RUN = {
     "name": "killed",
@@ -31,53 +27,18 @@ RUN = {
 }
 
 
-def command(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "PERDURE_RUNS": str(folder / "runs"),
-        "PERDURE_CACHE": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "RAY_AUTH_MODE": "disabled",
-    }
-    for name in ("RAY_ADDRESS", "PERDURE_RAY"):
-        environment.pop(name, None)
-    words = [sys.executable, str(ROOT / "jobs" / "train.py"), "run.yaml", *overrides]
-    return subprocess.Popen(
-        words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def steps(folder: Path) -> list[int]:
-    path = folder / "runs/killed/log.jsonl"
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    return [line["step"] for line in lines if line["kind"] == "step" and line["task"] == 0]
-
-
 def test_killed_on_ray_and_resumed_equals_never_killed_in_process(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
-    first = command(tmp_path)
-    deadline = time.monotonic() + 240
-    while not any(step >= 24 for step in steps(tmp_path)):
-        assert first.poll() is None, first.communicate()[0]
-        assert time.monotonic() < deadline, "the run did not reach step 24"
-        time.sleep(0.02)
+    first = begin(tmp_path)
+    until(lambda: any(step >= 24 for step in steps(tmp_path, "killed")), first)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert not (tmp_path / "registry/encoders/killed").exists(), "nothing half-learned was published"
 
-    again = command(tmp_path)
-    output = again.communicate(timeout=400)[0]
-    assert again.returncode == 0, output
-    done = steps(tmp_path)  # the worker outlives its driver by a few steps, until Ray takes it down
-    restart = next(at for at in range(1, len(done)) if done[at] <= done[at - 1])
-    assert done[restart] >= 10, "it went on from a checkpoint, not from the start"
-    assert done[restart:] == list(range(done[restart], done[-1] + 1))
+    ended(begin(tmp_path))
+    went_on_from_a_checkpoint(steps(tmp_path, "killed"), every=10)
 
-    whole = command(tmp_path, "name=whole", "workers.num=0")
-    output = whole.communicate(timeout=400)[0]
-    assert whole.returncode == 0, output
+    ended(begin(tmp_path, "name=whole", "workers.num=0"))
     registry = open_registry(tmp_path / "registry")
     for version in (1, 2):
         ours, theirs = (load_encoder(registry.folder(EncoderRef(name, version))).state_dict() for name in ("killed", "whole"))

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from perdure import pipeline
 from perdure.cluster.resume import last_good_state
+from perdure.encoders.storage import WEIGHTS
+from perdure.pipeline import OUTCOME
 from perdure.training.checkpoint import STATE_TENSORS, save_state
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -40,6 +42,13 @@ def test_a_whole_run_and_none_at_all_are_left_to_train(run: Path, tmp_path: Path
     assert run.exists()
 
 
+def outcome(folder: Path) -> Path:
+    (folder / "encoder").mkdir(parents=True)
+    save_file({"weight": torch.ones(3)}, folder / "encoder" / WEIGHTS)
+    (folder / OUTCOME).write_text("{}")
+    return folder
+
+
 @pytest.mark.parametrize("kept", [0, 1, 40, 100])
 def test_a_truncated_list_falls_back_to_the_newest_state_and_says_so(run: Path, kept: int, caplog: pytest.LogCaptureFixture) -> None:
     text = (run / SNAPSHOT).read_text()
@@ -48,7 +57,20 @@ def test_a_truncated_list_falls_back_to_the_newest_state_and_says_so(run: Path, 
         begin = last_good_state(run)
     assert begin == run.with_name("task-0-abc.damaged-1") / "checkpoint_a"
     assert begin.is_dir() and not run.exists()
-    assert "goes on from checkpoint_a" in caplog.text
+    assert "begins from checkpoint_a" in caplog.text
+
+
+def test_a_driver_that_dies_again_before_the_fresh_run_has_a_checkpoint_loses_nothing(run: Path) -> None:
+    (run / SNAPSHOT).write_text("{")
+    begin = last_good_state(run)
+    assert begin is not None
+    assert last_good_state(run) == begin, "it died before Train made the folder anew"
+    run.mkdir()
+    assert last_good_state(run) == begin, "and once more, before Train wrote its list"
+    state(run / "checkpoint_c", 30)
+    results = [{"checkpoint_dir_name": "checkpoint_c", "metrics": {}}]
+    (run / SNAPSHOT).write_text(json.dumps({"checkpoint_results": results, "latest_checkpoint_result": results[0]}))
+    assert last_good_state(run) is None, "now it has one, and goes on by itself"
 
 
 def test_a_state_that_was_cut_short_is_passed_over(run: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -60,11 +82,18 @@ def test_a_state_that_was_cut_short_is_passed_over(run: Path, caplog: pytest.Log
 
 
 def test_a_finished_outcome_is_behind_every_state(run: Path) -> None:
-    (run / "checkpoint_0").mkdir()
-    (run / "checkpoint_0" / pipeline.OUTCOME).write_text("{}")
+    outcome(run / "checkpoint_0")
     (run / SNAPSHOT).write_text("{")
     begin = last_good_state(run)
     assert begin is not None and begin.name == "checkpoint_0"
+
+
+@pytest.mark.parametrize("missing", [f"encoder/{WEIGHTS}", OUTCOME])
+def test_an_outcome_of_which_a_part_did_not_arrive_is_none(run: Path, missing: str) -> None:
+    (outcome(run / "checkpoint_0") / missing).unlink()
+    (run / SNAPSHOT).write_text("{")
+    begin = last_good_state(run)
+    assert begin is not None and begin.name == "checkpoint_a"
 
 
 def test_where_no_state_is_whole_the_task_begins_anew(run: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -75,8 +104,8 @@ def test_where_no_state_is_whole_the_task_begins_anew(run: Path, caplog: pytest.
 
 
 def test_every_damaged_run_is_kept(run: Path) -> None:
-    for number in (1, 2):
+    for number, newest in ((1, "checkpoint_a"), (2, "checkpoint_c")):
         (run / SNAPSHOT).write_text("")
         begin = last_good_state(run)
-        assert begin is not None and begin.parent.name == f"task-0-abc.damaged-{number}"
+        assert begin is not None and begin == run.with_name(f"task-0-abc.damaged-{number}") / newest
         state(run / "checkpoint_c", 30)

@@ -1,16 +1,13 @@
 """Ray Train's checkpoints on S3: a driver that is killed in the middle of a task goes on from there, and one that ended is not repeated."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from driver import begin, ended, steps, until, went_on_from_a_checkpoint
 from s3_server import S3Server
 
 from perdure.encoders import load_encoder
@@ -18,7 +15,6 @@ from perdure.records import EncoderRef
 from perdure.registry import open_registry
 
 pytestmark = pytest.mark.cluster
-ROOT = Path(__file__).resolve().parents[2]
 
 RUN = {
     "name": "stored",
@@ -35,47 +31,20 @@ RUN = {
 def test_a_run_whose_checkpoints_are_on_s3_equals_one_in_process(tmp_path: Path, s3: S3Server) -> None:
     prefix = f"{tmp_path.parent.name}/{tmp_path.name}"
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
-    environment = {
-        **os.environ,
-        **s3.environment,
-        "PERDURE_RUNS": str(tmp_path / "runs"),
-        "PERDURE_CACHE": str(tmp_path / "cache"),
-        "PERDURE_STORAGE": f"s3://tests/{prefix}/ray",
-        "OMP_NUM_THREADS": "1",
-    }
+    on_s3 = {**s3.environment, "PERDURE_STORAGE": f"s3://tests/{prefix}/ray"}
 
-    def begin(registry: str, *overrides: str) -> subprocess.Popen[str]:
-        words = [sys.executable, str(ROOT / "jobs/train.py"), "run.yaml", *overrides]
-        place = {"cwd": tmp_path, "env": {**environment, "PERDURE_REGISTRY": registry}, "start_new_session": True}
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **place)
-
-    def finish(process: subprocess.Popen[str]) -> None:
-        output = process.communicate(timeout=400)[0]
-        assert process.returncode == 0, output
-
-    def steps() -> list[int]:
-        path = tmp_path / "runs/stored/log.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
-        return [line["step"] for line in lines if line["kind"] == "step" and line["task"] == 0]
-
-    first = begin(f"s3://tests/{prefix}/one")
-    deadline = time.monotonic() + 240
-    while not any(step >= 24 for step in steps()):
-        assert first.poll() is None, first.communicate()[0]
-        assert time.monotonic() < deadline, "the run did not reach step 24"
-        time.sleep(0.02)
+    first = begin(tmp_path, **on_s3, PERDURE_REGISTRY=f"s3://tests/{prefix}/one")
+    until(lambda: any(step >= 24 for step in steps(tmp_path, "stored")), first)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    finish(begin(f"s3://tests/{prefix}/one"))
-    done = steps()
-    restart = next(at for at in range(1, len(done)) if done[at] <= done[at - 1])
-    assert done[restart] >= 10, "it went on from a checkpoint, not from the start"
-    assert done[restart:] == list(range(done[restart], done[-1] + 1))
+    ended(begin(tmp_path, **on_s3, PERDURE_REGISTRY=f"s3://tests/{prefix}/one"))
+    done = steps(tmp_path, "stored")
+    went_on_from_a_checkpoint(done, every=10)
     assert not list((tmp_path / "runs/stored/ray").glob("task-*")), "no checkpoint lies in the run's folder"
 
-    finish(begin(f"s3://tests/{prefix}/two"))  # a registry without the task, whose outcome is on S3
-    assert steps() == done
-    finish(begin(str(tmp_path / "three"), "name=here", "workers.num=0"))
+    ended(begin(tmp_path, **on_s3, PERDURE_REGISTRY=f"s3://tests/{prefix}/two"))  # which has not the task, whose outcome is on S3
+    assert steps(tmp_path, "stored") == done
+    ended(begin(tmp_path, "name=here", "workers.num=0", PERDURE_REGISTRY=str(tmp_path / "three")))
 
     def weights(url: str, name: str) -> dict[str, torch.Tensor]:
         return load_encoder(open_registry(url).folder(EncoderRef(name, 1))).state_dict()

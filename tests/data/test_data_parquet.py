@@ -1,5 +1,6 @@
 """Parquet: any file with image bytes, by column names; bad input says where and what."""
 
+import datetime
 import io
 import json
 import pickle
@@ -84,6 +85,28 @@ def test_tags_by_number_have_the_names_that_the_file_describes(tmp_path: Path) -
     assert [item.tags for item in Parquet(train=str(file), tags="all").items] == [("sea", "sky"), ("sea",)]
     with pytest.raises(DataError, match="column 'wrong' has numbers beyond the 2 class names"):
         Parquet(train=str(file), tags="wrong")
+
+
+def test_payload_is_the_named_columns_dates_as_texts_and_nothing_where_a_cell_is_empty(tmp_path: Path) -> None:
+    columns = {
+        "image": [png()] * 2,
+        "label": [1, 1],
+        "price": [1.5, None],
+        "made": [datetime.date(2026, 11, 21), datetime.date(2025, 1, 2)],
+        "sale": [True, False],
+        "parts": [[1], [2]],
+    }
+    file = write(tmp_path / "a.parquet", columns)
+    data = Parquet(train=file, payload=("price", "made", "sale"))
+    assert [item.payload for item in data.items] == [
+        {"price": 1.5, "made": "2026-11-21", "sale": True},
+        {"made": "2025-01-02", "sale": False},
+    ]
+    assert data.digest != Parquet(train=file).digest
+    with pytest.raises(DataError, match="column 'parts' holds list"):
+        Parquet(train=file, payload=("parts",))
+    with pytest.raises(DataError, match=r"no column 'prize'\. Did you mean 'price'"):
+        Parquet(train=file, payload=("prize",))
 
 
 def test_id_is_the_id_column_else_file_and_row(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 SHORT = {
     "training_speed": ["--steps", "1", "--rounds", "1", "--threads", "1"],
     "hamming_search": ["--items", "5000", "--queries", "5", "--rounds", "1"],
+    "encode": ["--items", "128", "--rounds", "1", "--threads", "2"],
     "scaling": ["--steps", "2", "--rounds", "1", "--threads", "2"],
     "strategy_cost": ["--steps", "1", "--rounds", "1", "--threads", "1", "--strategies", "l2", "correlation"],
 }

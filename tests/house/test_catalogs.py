@@ -26,7 +26,7 @@ CATALOGS: dict[str, tuple[Catalog[Any], set[str]]] = {
     ),
     "metric losses": (METRIC_LOSSES, {"contrastive", "triplet_margin", "quadruplet", "n_pairs", "proxy_nca", "proxy_anchor", "angular"}),
     "miners": (MINERS, {"batch_hard", "triplet_margin", "multi_similarity", "distance_weighted"}),
-    "partitions": (PARTITIONS, {"flat", "hnsw", "binary"}),
+    "partitions": (PARTITIONS, {"flat", "hnsw", "binary", "ivfpq"}),
 }
 PARTS = [(kind, name) for kind, (catalog, _) in CATALOGS.items() for name in catalog]
 

@@ -22,7 +22,7 @@ LINES: list[set[str]] = [  # top to bottom
     {"training", "retrieval", "checks"},
     {"stream", "strategies", "registry"},
     {"data", "encoders", "memory", "index", "tuning"},
-    {"losses", "metrics"},
+    {"losses", "metrics", "client"},
     {"bottom"},
 ]
 BOTTOM = {
@@ -32,6 +32,7 @@ BOTTOM = {
     "settings",
     "catalog",
     "errors",
+    "files",
     "tracking",
     "progress",
     "console",

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import BadQuery, Corrupt
-from perdure.index import PARTITIONS, BinaryPartition, FlatPartition, HNSWPartition, limit_threads, partition_of
+from perdure.index import PARTITIONS, BinaryPartition, FlatPartition, HNSWPartition, IVFPQPartition, limit_threads, partition_of
 
 KINDS = list(PARTITIONS.values())
 
@@ -123,6 +123,76 @@ def test_hnsw_is_exact_under_a_filter_and_when_everything_is_asked():
     allowed = np.random.default_rng(2).random(800) < 0.05
     for k, mask in ((10, allowed), (1000, allowed), (800, None), (2000, None)):
         np.testing.assert_array_equal(hnsw.search(queries, k, mask).rows, flat.search(queries, k, mask).rows)
+
+
+def clustered(count: int, dim: int, seed: int = 0) -> np.ndarray:
+    """Unit vectors about 40 centres, as embeddings of classes are."""
+    rng = np.random.default_rng(seed)
+    vectors = unit(40, dim)[rng.integers(0, 40, count)] + 0.15 * rng.standard_normal((count, dim)).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def probed() -> tuple[np.ndarray, IVFPQPartition]:
+    vectors = clustered(3000, 16)
+    return vectors, IVFPQPartition(np.arange(3000) * 2, vectors, ivf_lists=50, ivf_probes=8, pq_bytes=4, rerank=8)
+
+
+def test_ivfpq_finds_nearly_all_that_flat_finds_by_comparing_again(probed):
+    vectors, partition = probed
+    queries = clustered(150, 16, seed=1)
+    exact = FlatPartition(np.arange(3000) * 2, vectors).search(queries, 10)
+    near = partition.search(queries, 10)
+
+    def recall(found) -> float:
+        return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.rows.tolist(), found.tolist(), strict=True)]))
+
+    _, coded = faiss.downcast_index(partition._refined.base_index).search(queries, 10)
+    assert recall(near.rows) > 0.95 > 0.8 > recall(coded * 2), "the codes alone are coarse; the second comparison is what finds"
+    np.testing.assert_allclose(near.scores, np.einsum("qd,qkd->qk", queries, vectors[near.rows // 2]), atol=1e-5)
+    assert (np.diff(near.scores, axis=1) <= 0).all() and near.metric == "ip"
+
+
+def test_ivfpq_never_gives_a_shorter_list_and_is_exact_under_a_filter(probed):
+    vectors, partition = probed
+    queries, flat = clustered(12, 16, seed=2), FlatPartition(np.arange(3000) * 2, vectors)
+    for k in (1, 500, 1000, 2999, 3000, 5000):
+        rows = partition.search(queries, k).rows
+        assert rows.shape == (12, min(k, 3000)) and (rows >= 0).all() and all(len(set(own)) == len(own) for own in rows.tolist())
+    allowed = np.random.default_rng(3).random(6000) < 0.03
+    for k, mask in ((10, allowed), (1000, allowed), (10, np.ones(6000, bool)), (3000, None)):
+        np.testing.assert_array_equal(partition.search(queries, k, mask).rows, flat.search(queries, k, mask).rows)
+
+
+def test_ivfpq_comes_back_from_its_file_with_its_effort_and_the_same_bytes(probed, tmp_path: Path):
+    vectors, partition = probed
+    partition.save(tmp_path / "a")
+    again, queries = IVFPQPartition.load(tmp_path / "a"), clustered(30, 16, seed=4)
+    for k in (5, 700):
+        np.testing.assert_array_equal(again.search(queries, k).rows, partition.search(queries, k).rows)
+    IVFPQPartition(np.arange(3000) * 2, vectors, ivf_lists=50, ivf_probes=8, pq_bytes=4, rerank=8).save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    np.testing.assert_array_equal(again.vectors(np.array([8, 0])), vectors[[4, 0]])
+    other = faiss.IndexIDMap(faiss.IndexRefineFlat(faiss.IndexHNSWFlat(16, 4, faiss.METRIC_INNER_PRODUCT)))
+    faiss.write_index(other, str(tmp_path / "other"))
+    with pytest.raises(Corrupt, match="other: not an ivfpq partition"):
+        IVFPQPartition.load(tmp_path / "other")
+
+
+def test_a_code_that_does_not_divide_the_vector_is_a_clear_error():
+    with pytest.raises(ValueError, match="pq_bytes=5 does not divide D=16"):
+        IVFPQPartition(np.arange(3), unit(3, 16), pq_bytes=5)
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
+def test_shorter_lists_of_an_approximate_partition_are_the_beginnings_of_longer_ones(kind, probed):
+    vectors, partition = probed
+    if kind == "hnsw":
+        partition = HNSWPartition(np.arange(3000) * 2, vectors, hnsw_links=8, ef_construction=40, ef_search=64)
+    queries = clustered(20, 16, seed=5)
+    whole = partition.search(queries, 64).rows
+    for k in (33, 48, 63):
+        np.testing.assert_array_equal(partition.search(queries, k).rows, whole[:, :k])
 
 
 @pytest.mark.parametrize("kind", KINDS)

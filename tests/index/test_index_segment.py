@@ -1,5 +1,7 @@
 """Segments: one maker, unique ids, partitions by id that together equal the whole, exact filters, the same bytes twice."""
 
+import operator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import BadQuery, ConfigError, Corrupt, DataError, Incompatible, NotLoaded
-from perdure.index import Segment, build_segment, load_segment, merge_partitions
+from perdure.index import Segment, SegmentTable, build_segment, load_segment, merge_partitions, rows_that_pass
 from perdure.records import EncoderRef, Item, SegmentRef
 
 REF, MAKER, OTHER = SegmentRef("demo", 1), EncoderRef("demo", 1), EncoderRef("demo", 2)
@@ -46,7 +48,7 @@ def segment(tmp_path_factory: pytest.TempPathFactory) -> Segment:
 
 @pytest.fixture(scope="module")
 def of_kind(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Segment]:
-    return {kind: built(tmp_path_factory.mktemp(kind), kind=kind, partitions=3) for kind in ("flat", "hnsw")}
+    return {kind: built(tmp_path_factory.mktemp(kind), kind=kind, partitions=3) for kind in ("flat", "hnsw", "ivfpq")}
 
 
 def test_everything_comes_back_from_the_files(segment: Segment):
@@ -70,7 +72,7 @@ def test_an_item_finds_itself_and_the_number_of_the_segment_is_in_the_hits(segme
     assert (found.segments == 5).all() and found.metric == "ip"
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivfpq"])
 def test_replicas_that_hold_some_partitions_together_equal_the_whole(kind: str, tmp_path: Path):
     options = {"kind": kind, "partitions": 5, "ef_search": 400}
     whole = built(tmp_path, **options)
@@ -123,7 +125,7 @@ FILTER = st.fixed_dictionaries(
 
 @given(filter=FILTER, k=st.integers(1, 400), seed=st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
-@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivfpq"])
 def test_a_filter_gives_exactly_the_best_among_the_rows_that_satisfy_it(kind, of_kind, filter, k, seed):
     segment = of_kind[kind]
     query = unit(1, seed=seed)
@@ -150,7 +152,87 @@ def test_a_filter_that_makes_no_sense_is_refused(segment: Segment):
     assert not segment.table.allowed({"label": []}).any()
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+PRICES = [i * 0.25 if i % 4 else None for i in range(N)]
+STOCK = [i % 6 if i % 5 else None for i in range(N)]
+DATES = [f"2026-{1 + i % 12:02d}" for i in range(N)]
+PRICED = [
+    replace(item, payload={name: value for name, value in (("price", price), ("stock", stock), ("date", date)) if value is not None})
+    for item, price, stock, date in zip(ITEMS, PRICES, STOCK, DATES, strict=True)
+]
+NUMBERS = st.one_of(st.integers(-2, 80), st.floats(-2, 80))
+BOUNDS = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+
+
+def conditions(values: st.SearchStrategy) -> st.SearchStrategy:
+    one = st.one_of(values, st.lists(values, max_size=3), st.dictionaries(st.sampled_from(list(BOUNDS)), values, min_size=1))
+    both = st.tuples(st.dictionaries(st.sampled_from(list(BOUNDS)), values), one).map(lambda parts: {**parts[0], "not": parts[1]})
+    return st.one_of(one, both)
+
+
+def as_said(have, asked) -> bool:
+    """The meaning of a condition on one value, written out."""
+    if not isinstance(asked, dict):
+        return have is not None and have in (asked if isinstance(asked, list) else [asked])
+    bounds = {name: bound for name, bound in asked.items() if name != "not"}
+    within = not bounds or (have is not None and all(BOUNDS[name](have, bound) for name, bound in bounds.items()))
+    return within and ("not" not in asked or not as_said(have, asked["not"]))
+
+
+@given(
+    filter=st.fixed_dictionaries(
+        {},
+        optional={
+            "price": conditions(NUMBERS),
+            "stock": conditions(NUMBERS),
+            "date": conditions(st.sampled_from(["2026-03", "2026-11", "2025", "z"])),
+            "task": conditions(NUMBERS),
+        },
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_conditions_on_the_payload_mean_what_they_say(filter):
+    have = {"price": PRICES, "stock": STOCK, "date": DATES, "task": TASKS}
+    expected = [all(as_said(have[name][row], asked) for name, asked in filter.items()) for row in range(N)]
+    assert PRICED_TABLE.allowed(filter).tolist() == expected
+
+
+PRICED_TABLE = SegmentTable.of(PRICED, TASKS)
+
+
+def test_payload_comes_back_from_the_file_and_tables_may_differ_in_it(tmp_path: Path):
+    PRICED_TABLE.save(tmp_path / "t")
+    table = SegmentTable.load(tmp_path / "t")
+    assert [entry.payload for entry in table.entries(range(N))] == [item.payload for item in PRICED]
+    assert table.fields["price"] == table.fields["stock"] == "number" and table.fields["date"] == "text"
+    plain, other = SegmentTable.of(ITEMS, TASKS), SegmentTable.of([replace(ITEMS[0], payload={"price": "dear"})], [0])
+    assert [mask.sum() for mask in rows_that_pass([table, plain, other], {"price": {"gte": 70}})] == [15, 0, 0]
+    assert [mask.sum() for mask in rows_that_pass([table, plain, other], {"price": "dear"})] == [0, 0, 1]
+    assert [mask.sum() for mask in rows_that_pass([table, plain, other], {"price": {"not": [0.25, "dear"]}})] == [N - 1, N, 0]
+    with pytest.raises(BadQuery, match="no column 'price'"):
+        plain.allowed({"price": 1})
+
+
+def test_numbers_at_the_edges_of_what_is_stored():
+    large = SegmentTable.of([replace(ITEMS[0], payload={"n": 2**62 + 1}), replace(ITEMS[1], payload={"n": -5})], [0, 0])
+    assert large.allowed({"n": 2**62 + 1}).tolist() == [True, False] and not large.allowed({"n": 2**62}).any()
+    assert large.allowed({"n": {"gt": 2**62}}).tolist() == [True, False]
+    assert not large.allowed({"task": 2**40}).any() and large.allowed({"task": {"lt": 2**40}}).all()
+    for bad in (float("nan"), float("inf"), 2**63, 10**400, True):
+        with pytest.raises(BadQuery, match="expected a number"):
+            large.allowed({"n": bad})
+    unknown = SegmentTable.of([replace(ITEMS[0], payload={"x": float("nan")}), replace(ITEMS[1], payload={"x": 1.0})], [0, 0])
+    assert unknown.entries([0])[0].payload == {} and unknown.allowed({"x": {"not": 1}}).tolist() == [True, False]
+
+
+def test_payload_that_cannot_be_kept_is_refused():
+    for payload, message in (({"label": 1}, "a field named 'label'"), ({"": 1}, "a field named ''"), ({"x": 2**70}, "cannot be stored")):
+        with pytest.raises(DataError, match=message):
+            SegmentTable.of([replace(ITEMS[0], payload=payload)], [0])
+    with pytest.raises(DataError, match="field 'x' holds values of int, str"):
+        SegmentTable.of([replace(ITEMS[0], payload={"x": 1}), replace(ITEMS[1], payload={"x": "1"})], [0, 0])
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivfpq"])
 def test_the_same_input_gives_the_same_bytes(kind: str, tmp_path: Path):
     options = {"task": TASKS, "kind": kind, "partitions": 3, "thumbnails": lambda i: b"%d" % i}
     one = build_segment(VECTORS, ITEMS, folder=tmp_path / "1", **options)

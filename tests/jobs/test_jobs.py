@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,37 @@ def test_a_truncated_picture_stops_the_run_or_is_counted(own_data: Path) -> None
     assert counted.returncode == 0, counted.stderr
     assert [bad["id"] for bad in json.loads((own_data / "runs/damaged/report.json").read_text())["bad_items"]] == ["p7"]
     assert "1 item" in counted.stdout, "a skipped item is told"
+
+
+MENDABLE = {
+    "train.py": ["nothing.yaml"],
+    "sweep.py": ["nothing.yaml"],
+    "index.py": ["nothing.yaml"],
+    "backfill.py": ["nobody@v1"],
+    "evaluate.py": ["nobody"],
+    "write.py": ["upsert", "nothing.jsonl"],
+    "demo.py": ["train.epoch=3"],
+}
+
+
+@pytest.mark.parametrize("name", MENDABLE)
+def test_every_job_ends_with_the_same_code_for_what_a_user_can_mend(name: str, tmp_path: Path) -> None:
+    ran = job(name, *MENDABLE[name], cwd=tmp_path)
+    assert ran.returncode == 2 and ran.stderr.startswith("error: "), ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_the_jobs_are_the_ones_whose_codes_are_tested() -> None:
+    assert {path.name for path in (ROOT / "jobs").glob("*.py")} == MENDABLE.keys()
+
+
+def test_without_a_cluster_at_the_address_it_says_so_and_ends_with_3(own_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("PERDURE_RAY", f"127.0.0.1:{nobody.getsockname()[1]}")
+        ran = job("train.py", "digits.yaml", "name=nowhere", "workers.num=1", cwd=own_data)
+    assert ran.returncode == 3, ran.stderr
+    assert "no Ray cluster answers at 127.0.0.1:" in ran.stderr and "PERDURE_RAY" in ran.stderr
 
 
 def test_evaluate_says_which_run_it_did_not_find(own_data: Path) -> None:

@@ -137,6 +137,8 @@ def controller_problems(document: Manifest) -> list[str]:
             found.append("a RayJob without an entrypoint")
         if spec.get("ttlSecondsAfterFinished", 0) > 0 and not spec.get("shutdownAfterJobFinishes"):
             found.append("ttlSecondsAfterFinished asks for shutdownAfterJobFinishes")
+        if spec.get("suspend") and not spec.get("shutdownAfterJobFinishes"):
+            found.append("suspend asks for shutdownAfterJobFinishes")
         if "deletionStrategy" in spec and spec.get("shutdownAfterJobFinishes"):
             found.append("deletionStrategy and shutdownAfterJobFinishes exclude each other")
         if spec.get("submissionMode") == "SidecarMode" and {"submitterPodTemplate", "submitterConfig"} & set(spec):

@@ -1,6 +1,7 @@
 """k8s/: valid for the operator, safe by default, and in step with the rest of the repository. No cluster is needed."""
 
 import re
+import runpy
 import shlex
 from typing import Any
 
@@ -24,13 +25,19 @@ from manifests import (
 )
 
 from perdure import __version__
-from perdure.config import load
+from perdure.config import WorkersConfig, load, parse
+from perdure.tuning import load_sweep
 
 VARIANTS = ("base", *OVERLAYS)
+JOBS = ("train", "sweep", "backfill")
 
 
 def by_kind(variant: str, kind: str) -> Manifest:
     return next(document for document in render(variant) if document["kind"] == kind)
+
+
+def rayjob(variant: str, name: str) -> Manifest:
+    return next(document for document in render(variant) if document["metadata"]["name"] == f"perdure-{name}")
 
 
 def containers(variant: str) -> list[tuple[str, Manifest]]:
@@ -49,8 +56,10 @@ def test_the_base_lists_every_file_that_lies_in_it() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_it_holds_a_cluster_a_job_and_a_service(variant: str) -> None:
-    assert sorted(document["kind"] for document in ray_kinds(render(variant))) == ["RayCluster", "RayJob", "RayService"]
+def test_it_holds_a_cluster_the_jobs_and_a_service(variant: str) -> None:
+    names = {(document["kind"], document["metadata"]["name"]) for document in ray_kinds(render(variant))}
+    jobs = {("RayJob", f"perdure-{name}") for name in JOBS}
+    assert names == {("RayCluster", "perdure-workbench"), ("RayService", "perdure")} | jobs
 
 
 @needs_crds
@@ -189,16 +198,40 @@ def test_the_network_policy_covers_every_pod_and_opens_searches_only_on_those_th
             assert (search <= labels) == (document["kind"] == "RayService")
 
 
+@pytest.mark.parametrize("name", JOBS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_jobs_entrypoint_is_a_command_that_this_repository_has(variant: str) -> None:
-    python, script, config, *overrides = shlex.split(by_kind(variant, "RayJob")["spec"]["entrypoint"])
-    assert python == "python"
-    assert (ROOT / script.removeprefix("/app/")).is_file()
-    job = load(ROOT / config.removeprefix("/app/"), overrides)
-    workers = groups(by_kind(variant, "RayJob"))[1]
+def test_a_jobs_entrypoint_is_a_command_that_this_repository_has_and_its_cluster_has_room_for(variant: str, name: str) -> None:
+    job = rayjob(variant, name)
+    python, script, *words = shlex.split(job["spec"]["entrypoint"])
+    assert (python, script) == ("python", f"/app/jobs/{name}.py") and (ROOT / script.removeprefix("/app/")).is_file()
+    asked = workers_asked_for(name, [word.removeprefix("/app/") for word in words])
+    workers = groups(job)[1]
     cpus = workers["replicas"] * float(workers["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
-    needed = job.workers.num * job.workers.cpus + by_kind(variant, "RayJob")["spec"]["entrypointNumCpus"]
+    needed = asked.fewest * asked.cpus + job["spec"]["entrypointNumCpus"]
     assert needed <= cpus, f"the job asks for {needed} CPUs and its cluster has {cpus}: it would wait for ever"
+
+
+def workers_asked_for(name: str, words: list[str]) -> WorkersConfig:
+    """What a job's own command line, config and overrides ask of Ray."""
+    if name == "train":
+        return load(ROOT / words[0], words[1:]).workers
+    if name == "sweep":
+        sweep = load_sweep(ROOT / words[0], words[1:])
+        workers = sweep.trial({}, sweep.name).workers
+        assert isinstance(workers.num, int)
+        return workers.model_copy(update={"num": workers.num * sweep.concurrent})
+    given = runpy.run_path(str(ROOT / "jobs/backfill.py"))["_parser"]().parse_args(words)
+    return parse({}, [f"workers={given.workers}"]).workers
+
+
+def test_a_suspended_job_has_to_give_its_cluster_back() -> None:
+    stays = changed(rayjob("base", "sweep"), "spec/shutdownAfterJobFinishes", False)
+    assert "suspend asks for shutdownAfterJobFinishes" in controller_problems(stays)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_applying_it_starts_no_sweep_and_moves_no_item(variant: str) -> None:
+    assert {name: rayjob(variant, name)["spec"].get("suspend", False) for name in JOBS} == {"train": False, "sweep": True, "backfill": True}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -146,16 +146,50 @@ def test_a_driver_of_another_machine_that_moves_is_left_alone(tmp_path: Path) ->
 
 def test_a_driver_that_was_taken_for_dead_may_not_go_on(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    with hold(store, "run", ttl_s=0.3) as lease:
+    with hold(store, "run", ttl_s=LONG_S) as lease:  # so long that it does not find out by itself
         lease.check()
+        from_elsewhere(store)
+        for _ in range(2):
+            with pytest.raises(Held, match="taken over by another driver"):
+                lease.check()
+    assert record(store)["holder"] == "other", "what is another's is not given back"
+
+
+def test_a_driver_finds_out_by_itself_that_it_was_taken_for_dead(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with hold(store, "run", ttl_s=0.3):
         while record(store)["holder"] != "other":
             from_elsewhere_or_again(store)
+        time.sleep(0.3)
+        assert record(store)["holder"] == "other", "it does not take back what it lost"
+
+
+def test_a_beat_that_was_told_to_have_failed_and_did_not_is_ours(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with hold(store, "run", ttl_s=LONG_S) as lease:
+        found = store.read_pointer(KEY)
+        assert found is not None
+        store.swap_pointer(KEY, json.dumps({**json.loads(found[0]), "beat": 99}).encode(), found[1])
+        lease.check()
+        lease.check()
+
+
+def test_a_store_that_cannot_be_reached_is_no_lost_name_and_the_next_beat_is_made(tmp_path: Path) -> None:
+    root = tmp_path / "registry"
+    with hold(LocalStore(root), "run", ttl_s=0.3) as lease:
+        root.rename(tmp_path / "away")
+        root.write_text("no folder")
+        with pytest.raises(OSError):
+            lease.check()
+        time.sleep(0.2)  # beats fail meanwhile
+        root.unlink()
+        (tmp_path / "away").rename(root)
+        lease.check()
+        beat = record(LocalStore(root))["beat"]
         deadline = time.monotonic() + 30
-        with pytest.raises(Held, match="taken over by another driver"):
-            while time.monotonic() < deadline:
-                lease.check()
-                time.sleep(0.02)
-    assert record(store)["holder"] == "other", "what is another's is not given back"
+        while record(LocalStore(root))["beat"] == beat:
+            assert time.monotonic() < deadline, "the thread of beats has died"
+            time.sleep(0.02)
 
 
 def from_elsewhere_or_again(store: LocalStore) -> None:

@@ -68,6 +68,14 @@ def draw(colour: str, shape: str, seed: int) -> bytes:
     return buffer.getvalue()
 
 
+def known(row: int) -> dict[str, str | int | float | bool]:
+    """The payload of an item: a price for all, a date for the second task alone, `sale` for every third."""
+    payload: dict[str, str | int | float | bool] = {"price": row * 1.5}
+    if row >= 15:
+        payload["drawn"] = f"2026-{1 + row % 12:02d}-01"
+    return payload | ({"sale": row % 2 == 0} if row % 3 == 0 else {})
+
+
 def make_encoder(seed: int, captions: list[str]) -> Encoder:
     encoder = build_encoder("small_resnet", {"embedding_dim": 16, "width": 4}, with_text=True, seed=seed)
     encoder.grow(num_classes=len(SHAPES), captions=captions)
@@ -116,7 +124,7 @@ def _published(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     torch.set_num_threads(1)
     names = [(colour, shape) for colour in COLOURS for shape in SHAPES] * 2
     items = tuple(
-        Item(f"set/{row:02d}.png", shape, group=colour, captions=(f"a {colour} {shape} number {row}",), tags=(colour, shape))
+        Item(f"set/{row:02d}.png", shape, colour, (f"a {colour} {shape} number {row}",), (colour, shape), payload=known(row))
         for row, (colour, shape) in enumerate(names)
     )
     pictures = tuple(draw(colour, shape, row) for row, (colour, shape) in enumerate(names))

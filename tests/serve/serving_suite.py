@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from conftest import Gallery, damage, publish_task
+from conftest import Gallery, damage, known, publish_task
 from fastapi import FastAPI
 
 from perdure.retrieval.retriever import Query, Retriever
@@ -88,7 +88,7 @@ def assert_problem(answer: httpx.Response, status: int, *words: str) -> None:
     assert "Traceback" not in answer.text
 
 
-class ApiSuite:
+class Suite:
     """Needs a fixture `server` that gives a `Server` over a registry with demo@v1 and demo@v2."""
 
     @pytest.fixture(autouse=True)
@@ -98,6 +98,10 @@ class ApiSuite:
         yield
         assert server.client.get("/healthz").status_code == 200, "the server did not survive the test"
         assert server.search(text="a red circle").status_code == 200
+
+
+class ApiSuite(Suite):
+    """Searches, items, the page, releases, and what is wrong with a request."""
 
     # -- answers ----------------------------------------------------------------------------------------------------------
 
@@ -122,7 +126,7 @@ class ApiSuite:
 
     def test_a_hit_tells_what_the_contract_says(self, server: Server) -> None:
         answer = server.search(text="a red circle", k=1).json()
-        assert set(answer) == {"release", "hits", "partial", "timings_ms"}
+        assert set(answer) == {"release", "hits", "partial", "timings_ms", "next"}
         (hit,) = answer["hits"]
         assert set(hit) == {"id", "score", "label", "text", "task", "encoder"}
         assert hit["task"] == 0 and hit["encoder"] == "encoder/demo@v1" and hit["text"].startswith("a ")
@@ -141,6 +145,40 @@ class ApiSuite:
         assert_problem(server.client.get("/v1/items/none/image"), 404, "none")
         sample = server.client.get("/v1/items", params={"sample": 4}).json()
         assert len({one["id"] for one in sample}) == 4
+
+    # -- filters and payload ----------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("filter", "holds"),
+        [
+            ({"price": {"gte": 6, "lt": 30.5}}, lambda row: 6 <= row * 1.5 < 30.5),
+            ({"price": [3, 4.5, 1000]}, lambda row: row in (2, 3)),
+            ({"price": {"gt": 6, "not": 7.5}, "task": 0}, lambda row: 6 < row * 1.5 != 7.5 and row < 15),
+            ({"sale": True}, lambda row: row % 6 == 0),
+            ({"sale": {"not": True}}, lambda row: row % 6 != 0),
+            ({"drawn": {"gte": "2026-04-01", "lt": "2026-08-01"}}, lambda row: row >= 15 and 4 <= 1 + row % 12 < 8),
+            ({"drawn": {"not": {"gte": "2026-04-01"}}}, lambda row: row < 15 or 1 + row % 12 < 4),
+            ({"label": {"not": ["circle", "square"]}}, lambda row: row % 3 == 2),
+            ({"tags": {"not": "red"}, "label": "circle"}, lambda row: row % 3 == 0 and row not in (0, 15)),
+        ],
+    )
+    def test_a_filter_finds_all_that_pass_it_and_nothing_else(
+        self, server: Server, filter: dict[str, Any], holds: Callable[[int], bool]
+    ) -> None:
+        server.gallery.registry().promote("demo@v2", by="test")
+        server.wait("demo@v2", lambda state: state["serving"] == "demo@v2")
+        passing = [item.id for row, item in enumerate(server.gallery.items) if holds(row)]
+        assert 0 < len(passing) < 30
+        everything = ids(server.search(text="a red circle", k=30))
+        for k in (3, 30):
+            assert ids(server.search(text="a red circle", k=k, filter=filter)) == [name for name in everything if name in passing][:k]
+
+    def test_payload_is_told_to_who_asks(self, server: Server) -> None:
+        for hit in server.search(text="a", k=15, payload=True).json()["hits"]:
+            assert hit["payload"] == known(int(hit["id"][4:6]))
+        for hit in server.search(text="a", k=15, payload=["sale", "nothing"]).json()["hits"]:
+            assert hit["payload"] == {name: value for name, value in known(int(hit["id"][4:6])).items() if name == "sale"}
+        assert server.client.get(f"/v1/items/{server.gallery.items[3].id}").json()["payload"] == known(3)
 
     # -- bad requests -----------------------------------------------------------------------------------------------------
 
@@ -162,6 +200,14 @@ class ApiSuite:
             ({"id": "unknown"}, 404, "unknown"),
             ({"text": "a", "filter": {"colour": "red"}}, 422, "colour"),
             ({"text": "a", "filter": {"task": "first"}}, 422, "task"),
+            ({"text": "a", "filter": {"price": "dear"}}, 422, "expected a number"),
+            ({"text": "a", "filter": {"price": {"above": 3}}}, 422, "gt, gte, lt, lte"),
+            ({"text": "a", "filter": {"pric": 3}}, 422, "Did you mean 'price'?"),
+            ({"text": "a", "filter": {"drawn": {"lt": "2026"}}}, 422, "no column 'drawn'"),
+            ({"text": "a", "filter": {"sale": {"gt": True}}}, 422, "has no order"),
+            ({"text": "a", "filter": {"price": {"not": {"not": 1}}}}, 422, "'not' within 'not'"),
+            ({"text": "a", "filter": {"label": ["x"] * 1025}}, 422, "at most 1,024"),
+            ({"text": "a", "payload": "price"}, 422, "payload"),
         ],
     )
     def test_a_wrong_body_is_a_problem(self, server: Server, body: dict[str, Any], status: int, word: str) -> None:
@@ -184,7 +230,7 @@ class ApiSuite:
         assert_problem(upload("image", b"words in a text file\n" * 9), 422, "picture")
         assert_problem(upload("image", picture[: len(picture) // 2]), 422, "picture")
         assert_problem(upload("picture", picture), 422, "'image'")
-        assert_problem(upload("image", picture, text="a"), 422, "text and image")
+        assert_problem(upload("image", picture, id="a"), 422, "image and id")
         assert_problem(upload("image", picture, k="ten"), 422, "'k'")
         assert_problem(upload("image", picture, k="1001"), 422, "k")
         assert_problem(server.client.post("/v1/search", files={}, data={"k": "3"}, headers={"Content-Type": "multipart/form-data"}), 400)

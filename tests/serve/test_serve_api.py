@@ -11,13 +11,15 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Gallery, damage
+from query_suite import QuerySuite
 from serving_suite import ApiSuite, Server, assert_problem, listening, wait
 
 import serve.backend as backend_module
 from perdure.errors import NotLoaded
 from serve.api import make_app
 from serve.backend import FollowingBackend, FusedBackend
-from serve.encoder import EncoderReplica, encode_batch
+from serve.batching import encode_batch
+from serve.encoder import EncoderReplica
 from serve.gateway import ShardedBackend
 from serve.problems import Problem
 from serve.schemas import ServeArgs
@@ -81,6 +83,10 @@ class TestInProcess(ApiSuite):
     pass
 
 
+class TestQueriesInProcess(QuerySuite):
+    pass
+
+
 def test_an_empty_registry_is_alive_but_not_ready(tmp_path: Path) -> None:
     args = quick(tmp_path / "nothing-here")
     with client_of(FusedBackend(args), args) as client:
@@ -112,7 +118,7 @@ def sharded(gallery: Gallery) -> Iterator[tuple[ShardedBackend, httpx.Client]]:
 
 def test_a_callee_that_lacks_the_pinned_release_makes_the_request_start_again(sharded: tuple[ShardedBackend, httpx.Client]) -> None:
     backend, client = sharded
-    replica = backend._shards[1].replica  # type: ignore[attr-defined]
+    replica = backend.shards[1].replica  # type: ignore[attr-defined]
     search, refusals = replica.search, []
 
     def lacks_it_once(release_id: str, *given: Any) -> Any:
@@ -128,7 +134,7 @@ def test_a_callee_that_lacks_the_pinned_release_makes_the_request_start_again(sh
 
 def test_nobody_has_a_common_release(sharded: tuple[ShardedBackend, httpx.Client]) -> None:
     backend, client = sharded
-    replica = backend._shards[0].replica  # type: ignore[attr-defined]
+    replica = backend.shards[0].replica  # type: ignore[attr-defined]
     replica.search = lambda *_: (_ for _ in ()).throw(NotLoaded("not here"))
     replica.hold = lambda wanted: ([], {})
     assert_problem(client.post("/v1/search", json={"text": "a"}), 503)
@@ -136,7 +142,7 @@ def test_nobody_has_a_common_release(sharded: tuple[ShardedBackend, httpx.Client
 
 def test_a_shard_that_stays_away_is_503_or_said_to_be_missing(sharded: tuple[ShardedBackend, httpx.Client]) -> None:
     backend, client = sharded
-    replica = backend._shards[0].replica  # type: ignore[attr-defined]
+    replica = backend.shards[0].replica  # type: ignore[attr-defined]
     replica.search = lambda *_: (_ for _ in ()).throw(Problem(503, "gone"))
     assert_problem(client.post("/v1/search", json={"text": "a"}), 503)
     answer = client.post("/v1/search", json={"text": "a", "k": 30, "partial_ok": True}).json()
@@ -145,7 +151,7 @@ def test_a_shard_that_stays_away_is_503_or_said_to_be_missing(sharded: tuple[Sha
 
 def test_a_gateway_flips_only_when_every_callee_holds_the_release(gallery: Gallery, sharded: tuple[ShardedBackend, httpx.Client]) -> None:
     backend, _ = sharded
-    replica = backend._shards[1].replica  # type: ignore[attr-defined]
+    replica = backend.shards[1].replica  # type: ignore[attr-defined]
     hold = replica.hold
     replica.hold = lambda wanted: (["demo@v1"], {"demo@v2": "its disk is slow"})
     gallery.registry().promote("demo@v2", by="test")
@@ -173,7 +179,7 @@ def test_an_unexpected_error_is_a_problem_without_its_insides(gallery: Gallery, 
     args = quick(gallery.folder)
     backend = FusedBackend(args)
 
-    async def broken(query: Any) -> Any:
+    async def broken(queries: Any) -> Any:
         raise ZeroDivisionError("secret inside")
 
     monkeypatch.setattr(backend, "search", broken)
@@ -188,7 +194,7 @@ def test_health_is_answered_while_a_search_computes(gallery: Gallery) -> None:
     backend = FusedBackend(args)
     backend.start()
     entered, release = threading.Event(), threading.Event()
-    plain = backend_module._search
+    plain = backend_module.answers_of
 
     def slow(*given: Any) -> Any:
         entered.set()
@@ -204,9 +210,9 @@ def test_health_is_answered_while_a_search_computes(gallery: Gallery) -> None:
             release.set()
             return health.status_code, (await search).status_code
 
-    backend_module._search = slow
+    backend_module.answers_of = slow
     try:
         assert asyncio.run(scenario()) == (200, 200)
     finally:
-        backend_module._search = plain
+        backend_module.answers_of = plain
         backend.stop()

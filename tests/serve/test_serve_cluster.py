@@ -12,8 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+from channel_suite import ChannelSuite
 from conftest import Gallery
-from serving_suite import ApiSuite, Server, assert_problem, ids
+from query_suite import QuerySuite
+from serving_suite import ApiSuite, Server, assert_problem, ids, wait
+from writing_suite import delete, item, shown, upsert
 
 from serve.run import Running, start, stop
 from serve.schemas import DeploymentArgs, ServeArgs
@@ -72,7 +75,7 @@ def p50_ms(server: Server) -> float:
     return statistics.median(times)
 
 
-class TestFused(ApiSuite):
+class TestFused(ApiSuite, QuerySuite, ChannelSuite):
     topology = "fused"
 
     def test_latency_is_recorded(self, server: Server, record_property: Any) -> None:
@@ -80,12 +83,31 @@ class TestFused(ApiSuite):
         print(f"fused: p50 {p50_ms(server):.1f} ms, {server.search(text='a red circle').json()['timings_ms']}")
 
 
-class TestSharded(ApiSuite):
+class TestSharded(ApiSuite, QuerySuite, ChannelSuite):
     topology = "sharded"
 
     def test_latency_is_recorded(self, server: Server, record_property: Any) -> None:
         record_property("p50_ms", p50_ms(server))
         print(f"sharded: p50 {p50_ms(server):.1f} ms, {server.search(text='a red circle').json()['timings_ms']}")
+
+    def test_every_replica_is_measured_through_ray(self, server: Server) -> None:
+        import ray
+
+        (node,) = ray.nodes()
+        address = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+        wanted = (
+            "ray_perdure_searches_total{",
+            "ray_perdure_shard_seconds_count{",
+            "ray_perdure_encode_seconds_count{",
+            "ray_perdure_ready{",
+        )
+        deadline = time.monotonic() + 90  # replicas report every few seconds
+        while not all(name in (text := httpx.get(address, timeout=30).text) for name in wanted):
+            assert time.monotonic() < deadline, [line for line in text.splitlines() if "perdure" in line and "#" not in line][:30]
+            assert server.search(text="a red circle").status_code == 200
+            time.sleep(0.5)
+        shards = {shard for shard in ("0", "1") if f'shard="{shard}"' in text}
+        assert shards == {"0", "1"} and 'release="demo@v1"' in text and 'version="v1"' in text
 
     @pytest.mark.parametrize("deployment", ["Shard-0", "Encoder"])
     def test_a_killed_replica_loses_no_request(self, server: Server, deployment: str) -> None:
@@ -165,3 +187,25 @@ def test_the_script_serves_until_it_is_told_to_stop(gallery: Gallery, tmp_path: 
     finally:
         process.kill()
         process.wait()
+
+
+class Written:
+    """Writes through real replicas, on a gallery of their own; the other claims about them are made in one process."""
+
+    def test_a_write_is_found_and_a_deletion_is_not(self, server: Server, record_property: Any) -> None:
+        before = ids(server.search(text="a red circle", k=100))
+        began = time.monotonic()
+        told = upsert(server, item(0), item(1))
+        wait(lambda: {"new/0.png", "new/1.png"} <= set(ids(server.search(text="a red circle", k=100))))
+        record_property("visible_s", time.monotonic() - began)
+        print(f"visible after {time.monotonic() - began:.2f} s, acknowledged as edit {told['edit']}")
+        shown(server, delete(server, "new/0.png", "new/1.png")["edit"])
+        assert ids(server.search(text="a red circle", k=100)) == before
+
+
+class TestWrittenFused(Written):
+    topology = "fused"
+
+
+class TestWrittenSharded(Written):
+    topology = "sharded"

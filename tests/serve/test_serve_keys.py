@@ -62,6 +62,7 @@ PROMOTE = ("POST", "/v1/releases/demo@v1/promote")
     ("request_line", "scope"),
     [
         (("POST", "/v1/search"), "search"),
+        (("POST", "/v1/search/batch"), "search"),
         (("GET", "/v1/items/a/b.png"), "search"),
         (("GET", "/v1/items/a/b.png/image"), "search"),
         (("GET", "/v1/releases"), "search"),

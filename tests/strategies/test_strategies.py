@@ -25,6 +25,7 @@ BESIDE = {"mmd": {"lwf"}}  # further terms of some
 PROTECTORS = {"ewc": {"ewc"}, "mas": {"mas"}, "alasso": {"alasso"}, "nce_ewc": {"nce", "ewc"}}  # they hold parameters; their own terms
 UNBOUNDED: dict[str, dict[str, object]] = {name: {"max_share": None} for name in DISTILLERS}  # the distilled term by itself
 TWO_TEACHERS = {"dual": {"kd1", "kd2", "te2_triplet", "te2_cross_entropy"}}  # the terms of those that are distilled from more than one
+COMPATIBLE = {"compatible": {"influence", "l2"}}  # the terms of those that keep an old gallery usable
 OBJECTIVES = {"adversarial_alignment": {"imbalance", "projection", "entropy"}}  # other terms, from the first task on, where there is text
 OPTIONS: dict[str, dict[str, object]] = {"dual": {"inversion": {"pictures": 6, "iterations": 1}}}  # quick, where the default is long
 GENERAL = [name for name in STRATEGIES if name != "domain_uncertainty_hashing"]  # which needs other encoders; it has tests of its own
@@ -98,7 +99,9 @@ def learn(strategy: Strategy, encoder: Encoder, task: int, steps: int) -> list[d
 
 
 def test_the_catalog_holds_every_distiller_and_protector_and_the_references() -> None:
-    assert {"fine_tune", "joint", "feature_extraction", *DISTILLERS, *PROTECTORS, *TWO_TEACHERS, *SHARED_LAYERS} <= set(STRATEGIES)
+    assert {"fine_tune", "joint", "feature_extraction", *DISTILLERS, *PROTECTORS, *TWO_TEACHERS, *SHARED_LAYERS, *COMPATIBLE} <= set(
+        STRATEGIES
+    )
 
 
 @pytest.mark.parametrize("name", GENERAL)
@@ -116,7 +119,7 @@ def test_the_second_task_adds_the_strategys_own_term(name: str, text: bool) -> N
     strategy = build(name)
     learn(strategy, encoder, 0, steps=2)
     history = learn(strategy, encoder, 1, steps=3)
-    others = PROTECTORS | TWO_TEACHERS | SHARED_LAYERS
+    others = PROTECTORS | TWO_TEACHERS | SHARED_LAYERS | COMPATIBLE
     own = {DISTILLERS[name]} | BESIDE.get(name, set()) if name in DISTILLERS else others.get(name, set())
     assert set(history[0]) == {"triplet", "cross_entropy"} | ({"pairs"} | OBJECTIVES.get(name, set()) if text else set()) | own
     assert all(torch.isfinite(torch.tensor(list(terms.values()))).all() for terms in history)

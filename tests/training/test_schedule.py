@@ -107,6 +107,25 @@ def test_rates_of_the_backbone_are_part_of_what_a_run_is_and_null_ones_are_not()
     assert len({fingerprint(parse({}, [text])) for text in ("seed=0", "train.backbone_lr=1e-5", "train.first_backbone_lr=1e-5")}) == 3
 
 
+def test_a_run_from_before_an_option_existed_is_the_run_that_leaves_it_alone() -> None:
+    now = pipeline.resolved(parse({"stream": {"dataset": {"name": "parquet", "train": "a.parquet", "image": "picture", "label": "kind"}}}))
+    before = now.plain()
+    for section, option in (
+        (before["encoder"], "hash_bits"),
+        (before["encoder"], "projection"),
+        (before["stream"]["dataset"], "payload"),
+        (before["stream"]["dataset"], "tags"),
+        (before["stream"]["kind"], "task_order"),
+        (before["stream"], "validation"),
+        (before["train"], "backbone_lr"),
+        (before["strategy"]["ranking"], "metric"),
+    ):
+        del section[option]
+    assert fingerprint(parse(before)) == fingerprint(now)
+    assert first_task_fingerprint(parse(before)) == first_task_fingerprint(now)
+    assert fingerprint(parse(now.plain(), ["stream.dataset.payload=[price]"])) != fingerprint(now)
+
+
 def test_a_task_order_is_part_of_the_first_task_and_so_is_then_the_step() -> None:
     def first(**kind: object) -> str:
         return first_task_fingerprint(parse({"stream": {"kind": {"name": "class_incremental", "first": 2, **kind}}}))

@@ -33,6 +33,9 @@ class Together:
         for each, one, other in zip(listed, *parts, strict=True):
             each.detach().copy_((one + other) / 2)
 
+    def meet(self) -> None:
+        self._barrier.wait(60)
+
     def _exchanged(self, mine: list[Tensor]) -> list[list[Tensor]]:
         self._table[self.rank] = mine
         self._barrier.wait(60)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from perdure.errors import ConfigError
-from perdure.settings import carries_credentials, settings
+from perdure.settings import refuse_credentials, settings
 
 __all__ = ["Place", "storage_of"]
 
@@ -47,9 +46,7 @@ def storage_of(run_folder: Path) -> str:
     storage = _absolute(settings().storage)
     if storage is None:
         return str((run_folder / "ray").resolve())
-    if carries_credentials(storage):
-        raise ConfigError("PERDURE_STORAGE", ["an S3 URL is s3://BUCKET/PREFIX and no more; credentials belong into the environment"])
-    return f"{storage.rstrip('/')}/{run_folder.name}"
+    return f"{refuse_credentials('PERDURE_STORAGE', storage).rstrip('/')}/{run_folder.name}"
 
 
 def _absolute(place: str | None) -> str | None:

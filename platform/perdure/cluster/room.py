@@ -7,7 +7,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from perdure.config import WorkersConfig
-from perdure.errors import PerdureError
+from perdure.errors import Unavailable
 from perdure.progress import Progress
 
 __all__ = ["wait_for_room"]
@@ -21,7 +21,7 @@ def wait_for_room(workers: WorkersConfig, progress: Progress) -> None:
     What the workers need is asked for and given back, as a placement group: that is also what makes an autoscaler add nodes.
 
     Raises:
-        PerdureError: there was no room for `workers.start_timeout_s`; says what was asked for and what the cluster has.
+        Unavailable: there was no room for `workers.start_timeout_s`; says what was asked for and what the cluster has.
     """
     bundle = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
     group = placement_group([bundle] * workers.fewest, strategy="PACK")
@@ -34,7 +34,7 @@ def wait_for_room(workers: WorkersConfig, progress: Progress) -> None:
         while (left := end - time.monotonic()) > 0:
             if group.wait(min(left, 60.0)):
                 return
-        raise PerdureError(
+        raise Unavailable(
             f"no room for the workers in {workers.start_timeout_s:g} s: asked for {asked}, the cluster has "
             f"{_told(ray.cluster_resources())} in all, {_told(ray.available_resources())} free. Lower workers.num or workers.cpus, add "
             "nodes, or wait longer with workers.start_timeout_s"

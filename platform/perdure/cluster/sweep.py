@@ -27,6 +27,7 @@ from perdure.cluster.search import optuna_search
 from perdure.cluster.train import learn_with_ray
 from perdure.config import RunConfig
 from perdure.errors import ConfigError, PerdureError
+from perdure.files import write_whole
 from perdure.identity import first_task_fingerprint
 from perdure.progress import Progress
 from perdure.report.sweep_page import write_sweep_page
@@ -306,7 +307,7 @@ def _judged(sweep: SweepConfig, figures: dict[str, Any]) -> dict[str, Any]:
 def _write(sweep: SweepConfig, out: dict[str, Any]) -> None:
     """`sweep.json`, the page, and the chosen run as a config that jobs/train.py takes."""
     folder = settings().runs / sweep.name
-    (folder / "sweep.json").write_text(json.dumps(out, indent=1))
+    write_whole(folder / "sweep.json", json.dumps(out, indent=1))
     write_sweep_page(folder / "sweep.html", out)
     best = sweep.chosen(out["best"]["values"], f"{sweep.name}-best")
     how = "the knee of the front of retention and gain" if out["best_by"] == "knee" else f"the best by {sweep.metric}"
@@ -314,4 +315,4 @@ def _write(sweep: SweepConfig, out: dict[str, Any]) -> None:
     if out["oracle"]:
         lines.append("ORACLE: chosen on the stream and the test split that this run is measured on; its figures are an upper bound.")
     header = "".join(f"# {line}\n" for line in lines)
-    (folder / "best.yaml").write_text(header + yaml.safe_dump(best.plain(), sort_keys=False))
+    write_whole(folder / "best.yaml", header + yaml.safe_dump(best.plain(), sort_keys=False))

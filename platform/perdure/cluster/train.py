@@ -7,6 +7,7 @@ and goes on; whether a task is *finished* is asked of the registry, never of Ray
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Generator
@@ -18,6 +19,7 @@ import pyarrow.fs
 import ray
 import torch
 from ray import train
+from ray.train.collective import barrier
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from perdure import pipeline
@@ -25,7 +27,7 @@ from perdure.cluster.place import Place, storage_of
 from perdure.cluster.resume import last_good_state
 from perdure.cluster.room import wait_for_room
 from perdure.config import RunConfig, parse
-from perdure.errors import PerdureError
+from perdure.errors import PerdureError, Unavailable
 from perdure.identity import fingerprint
 from perdure.progress import Progress
 from perdure.settings import settings
@@ -36,7 +38,7 @@ __all__ = ["learn_with_ray", "ray_cluster"]
 
 log = logging.getLogger(__name__)
 
-_COLLECTIVE_TIMEOUT_S = 120  # that a worker waits for the others in a step before the group is started again; Ray's default is 1800
+_KNOCK_S = 10.0  # for an address to answer
 
 
 @contextmanager
@@ -47,7 +49,11 @@ def ray_cluster(config: RunConfig) -> Generator[None]:
         return
     address = settings().ray_address
     if address:
-        ray.init(address=address, log_to_driver=True)
+        try:
+            _knock(address)
+            ray.init(address=address, log_to_driver=True)
+        except OSError as error:  # a ConnectionError is one
+            raise Unavailable(f"no Ray cluster answers at {address} (PERDURE_RAY, else RAY_ADDRESS): {_last_line(error)}") from None
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback; clusters set their own mode
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves its workers beside anything else that computes
@@ -60,13 +66,21 @@ def ray_cluster(config: RunConfig) -> Generator[None]:
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raise an OSError when nobody listens at HOST:PORT; Ray would end the whole process after a minute, without a word of ours."""
+    host, colon, port = address.rpartition(":")
+    if colon and host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+
+
 def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder: Path, progress: Progress) -> Path:
     """A `pipeline.Learner`: the task as a Ray Train run with `workers.num` workers.
 
     Returns:
         the folder of the finished task's outcome (the last checkpoint).
     Raises:
-        PerdureError: there was no room for the workers within `workers.start_timeout_s`; or the run failed more often than
+        PerdureError: a worker met one of ours, such as a DataError.
+        Unavailable: there was no room for the workers within `workers.start_timeout_s`; or the run failed more often than
             `workers.max_failures`, then the message holds the first worker's error.
     """
     workers = config.workers
@@ -85,7 +99,7 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
             "threads": threads,
             "begin": None if "://" in storage else last_good_state(Path(storage) / name),  # for a run that Train knows nothing of
         },
-        torch_config=TorchConfig(backend=None, timeout_s=_COLLECTIVE_TIMEOUT_S),
+        torch_config=TorchConfig(backend=None, timeout_s=max(1, round(workers.collective_timeout_s))),
         scaling_config=train.ScalingConfig(
             num_workers=workers.num,  # a tuple is elastic
             use_gpu=workers.gpus > 0,
@@ -104,7 +118,7 @@ def learn_with_ray(config: RunConfig, task_index: int, registry: str, run_folder
         try:
             result = trainer.fit()
         except train.TrainingFailedError as error:
-            raise PerdureError(f"task {task_index} failed on Ray: {_cause(error)}") from error
+            raise _failed(task_index, error) from error
     assert result.checkpoint is not None
     if isinstance(result.checkpoint.filesystem, pyarrow.fs.LocalFileSystem):
         return Path(result.checkpoint.path)
@@ -132,7 +146,7 @@ def _worker(loop: dict[str, Any]) -> None:
             loop["task"],
             loop["registry"],
             out=Path(folder),
-            workers=Distributed() if context.get_world_size() > 1 else ALONE,
+            workers=Distributed(meet=barrier) if context.get_world_size() > 1 else ALONE,
             checkpoints=_RayCheckpoints(state),
             tracker=pipeline.open_tracker(config, Path(loop["run_folder"])) if context.get_world_rank() == 0 else None,
         )
@@ -180,10 +194,14 @@ def _followed(log_file: Path, task_index: int, progress: Progress) -> Generator[
         thread.join()
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost message: Ray wraps a worker's error several times."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        rank, inner = next(iter(failures.items()))
-        return f"worker {rank}: {str(inner).strip().splitlines()[-1]}"
-    return str(error).strip().splitlines()[-1]
+def _failed(task_index: int, error: train.TrainingFailedError) -> PerdureError:
+    """What a failed run means for the person who started it. Ray wraps a worker's error several times."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    told = next((f"worker {rank}: {_last_line(inner)}" for rank, inner in failures.items()), _last_line(error))
+    mendable = any(isinstance(getattr(inner, "_base_exc", None), PerdureError) for inner in failures.values())
+    kind = PerdureError if mendable else Unavailable
+    return kind(f"task {task_index} failed on Ray: {told}")
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,9 +1,11 @@
 """Parquet with image bytes in a column: one file, a folder of files or a pattern; with Hugging Face's layout, too."""
 
+import datetime
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 from perdure.catalog import did_you_mean
 from perdure.data.dataset import check_items, file_stamp, fingerprint, hold_out, read_file, unique_between_splits
 from perdure.errors import DataError
-from perdure.records import Item
+from perdure.records import Item, Scalar
 
 __all__ = ["Parquet"]
 
@@ -33,7 +35,7 @@ class _Columns(NamedTuple):
 class _File:
     """One file: its annotation columns in memory, its image column read a row group at a time."""
 
-    def __init__(self, path: Path, columns: _Columns) -> None:
+    def __init__(self, path: Path, columns: _Columns, payload: Sequence[str]) -> None:
         self.path = path
         self.image = columns.image
         try:
@@ -41,7 +43,9 @@ class _File:
                 self.schema: pa.Schema = file.schema_arrow
                 sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
                 self.id = columns.id or ("id" if "id" in self.schema.names else None)
-                wanted = [name for name in (columns.label, columns.text, columns.group, self.id, columns.tags) if name is not None]
+                wanted = [
+                    name for name in (columns.label, columns.text, columns.group, self.id, columns.tags, *payload) if name is not None
+                ]
                 self._check(columns, wanted)
                 self.table: pa.Table = file.read(columns=list(dict.fromkeys(wanted)))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
@@ -82,6 +86,8 @@ class Parquet:
         group: column that `by_group` cuts along.
         id: column of the ids; by default `id` where a file has it, else `<file>:<row>`.
         tags: column of all labels that apply, any scalar or a list of them, as of `label`; an empty cell is an item without tags.
+        payload: columns to be kept beside each item, to filter searches by and to be shown: texts, numbers, truth values, and dates, which
+            become ISO texts; an empty cell is an item without the field.
     Raises:
         DataError: a missing file or column, a column of another type, an empty label, ids that repeat inside a split.
     """
@@ -99,16 +105,17 @@ class Parquet:
         group: str | None = None,
         id: str | None = None,
         tags: str | None = None,
+        payload: tuple[str, ...] = (),
     ) -> None:
         columns = _Columns(image, label, text, group, id, tags)
-        train_files = [_File(path, columns) for path in _paths(train)]
-        test_files = [_File(path, columns) for path in _paths(test)] if test is not None else []
+        train_files = [_File(path, columns, payload) for path in _paths(train)]
+        test_files = [_File(path, columns, payload) for path in _paths(test)] if test is not None else []
         self._files = [*train_files, *test_files]
         self._starts = np.cumsum([0, *(file.table.num_rows for file in self._files)], dtype=np.int64)
         stamps = [file_stamp(file.path) for file in self._files]
         asked = columns if tags is not None else columns[:-1]  # without tags the digest is what it was before there were any
-        self.digest = fingerprint([self.name, asked, len(train_files), *stamps])
-        self.items: Sequence[Item] = check_items(self.name, _items(train_files, test_files, columns))
+        self.digest = fingerprint([self.name, asked, len(train_files), *stamps, *([payload] if payload else [])])
+        self.items: Sequence[Item] = check_items(self.name, _items(train_files, test_files, columns, payload))
         self._held: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -187,7 +194,7 @@ def _paths(text: str) -> list[Path]:
     return found
 
 
-def _items(train_files: Sequence[_File], test_files: Sequence[_File], columns: _Columns) -> list[Item]:
+def _items(train_files: Sequence[_File], test_files: Sequence[_File], columns: _Columns, payload: Sequence[str]) -> list[Item]:
     """All rows of all files, train first."""
     train_ids = [key for file in train_files for key in _ids(file)]
     test_ids = [key for file in test_files for key in _ids(file)]
@@ -197,10 +204,13 @@ def _items(train_files: Sequence[_File], test_files: Sequence[_File], columns: _
     captions = [text for file in files for text in _captions(file, columns.text)]
     groups = [group for file in files for group in _groups(file, columns.group)]
     tags = [own for file in files for own in _tags(file, columns.tags)]
+    known = [fields for file in files for fields in _payload(file, payload)]
     splits = ["train"] * len(train_ids) + ["test"] * len(test_ids) if test_files else hold_out(train_ids, labels)
     return [
-        Item(id=key, label=label, group=group, captions=text, tags=own, split=split)
-        for key, label, group, text, own, split in zip([*train_ids, *test_ids], labels, groups, captions, tags, splits, strict=True)
+        Item(id=key, label=label, group=group, captions=text, tags=own, split=split, payload=fields)
+        for key, label, group, text, own, split, fields in zip(
+            [*train_ids, *test_ids], labels, groups, captions, tags, splits, known, strict=True
+        )
     ]
 
 
@@ -226,6 +236,24 @@ def _tags(file: _File, name: str | None) -> list[tuple[str, ...]]:
     names = _class_names(file.schema, name)
     told = [[str(value) for value in cell or () if value not in (None, "")] for cell in cells]
     return [tuple(dict.fromkeys(_named(file, name, own, names))) for own in told]
+
+
+def _payload(file: _File, names: Sequence[str]) -> list[dict[str, Scalar]]:
+    """The payload of each row; what is null is left out."""
+    rows: list[dict[str, Scalar]] = [{} for _ in range(file.table.num_rows)]
+    for name in names:
+        for row, value in enumerate(file.column(name)):
+            if isinstance(value, datetime.date | datetime.time):
+                value = value.isoformat()
+            if isinstance(value, Decimal):
+                value = float(value)
+            if value is None:
+                continue
+            if not isinstance(value, str | int | float | bool):
+                kind = file.schema.field(name).type
+                raise DataError(f"{file.path}: column '{name}' holds {kind}; payload is texts, numbers, truth values or dates")
+            rows[row][name] = value
+    return rows
 
 
 def _named(file: _File, name: str, labels: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -20,9 +20,10 @@ from PIL import Image, ImageOps
 from perdure.data.dataset import Dataset
 from perdure.errors import DataError
 
-__all__ = ["BadItem", "Pixels", "decode_image", "open_pixels"]
+__all__ = ["BadItem", "Pixels", "decode_image", "open_pixels", "picture_to_store"]
 
 _CHUNK = 256  # rows that a thread decodes at a time: few enough for a steady progress bar
+_LARGEST_STORED = 64 * 1024  # bytes of an encoded picture that is stored with its segment as it is
 _FORMAT = 1  # of the cache; another number makes another file
 
 
@@ -75,6 +76,17 @@ class Pixels:
     def forget_reads(self) -> None:
         """Start the record of what was read anew."""
         self.read[:] = False
+
+
+def picture_to_store(data: bytes) -> bytes:
+    """The encoded picture itself when it is small, else a JPEG of at most 256 pixels."""
+    if len(data) <= _LARGEST_STORED:
+        return data
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image.thumbnail((256, 256))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=88)
+    return out.getvalue()
 
 
 def decode_image(data: bytes, size: int, *, max_pixels: int = 50_000_000) -> NDArray[np.uint8]:

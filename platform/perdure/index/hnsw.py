@@ -75,16 +75,19 @@ class HNSWPartition:
     def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
         """See `Partition.search`; approximate, but exact (a scan) with `allowed`, and when k reaches n.
 
-        A graph walked under a filter can run dry before it has found k of the allowed vectors; a scan of them cannot.
+        A graph walked under a filter can run dry before it has found k of the allowed vectors; a scan of them cannot. The effort is
+        `ef_search`, or the next power of two from k, so that shorter lists are the beginnings of longer ones as far as it reaches: pages
+        fit together.
         """
         queries = check_queries(queries, k, self.dim)
         if allowed is not None or k >= len(self._rows):
             return exact_search(self._flat, self._rows, queries, k, allowed, self.metric)
         apply_threads()
-        effort: Any = getattr(faiss, "SearchParametersHNSW")(efSearch=max(self._graph.hnsw.efSearch, k))  # noqa: B009 - not in faiss's stubs
-        scores, positions = self._graph.search(queries, k, params=effort)
+        effort = max(self._graph.hnsw.efSearch, 1 << (k - 1).bit_length())
+        how: Any = getattr(faiss, "SearchParametersHNSW")(efSearch=effort)  # noqa: B009 - not in faiss's stubs
+        scores, positions = self._graph.search(queries, min(effort, len(self._rows)), params=how)
         scores, rows = in_order(scores, np.where(positions < 0, -1, self._rows[positions]))
-        return Hits(scores, rows, np.zeros(rows.shape, np.int32), self.metric)
+        return Hits(scores[:, :k], rows[:, :k], np.zeros((len(queries), k), np.int32), self.metric)
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """See `Partition.vectors`."""

@@ -4,11 +4,12 @@ A segment is a folder of files:
 
     segment.json                kind, partitions, D, N, build options
     partition-0000.faiss ...    vectors and graph, with the rows they belong to
-    table.parquet               id, label, text, group, task, tags of each row
+    table.parquet               id, label, text, group, task, tags and payload of each row
     statistics.safetensors      mean and covariance of all vectors, for merging with other segments
     images.arrow                encoded pictures, where they were given
 """
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,6 +24,7 @@ from perdure.errors import BadQuery, Corrupt, DataError, Incompatible, NotLoaded
 from perdure.index.binary import BinaryPartition
 from perdure.index.flat import FlatPartition
 from perdure.index.hnsw import HNSWPartition
+from perdure.index.ivfpq import IVFPQPartition
 from perdure.index.merge import merge_partitions
 from perdure.index.partition import Partition, partition_of
 from perdure.index.statistics import SegmentStatistics
@@ -31,8 +33,11 @@ from perdure.records import EncoderRef, Hits, Item, SegmentRef
 
 __all__ = ["PARTITIONS", "Segment", "build_segment", "load_segment"]
 
-_KINDS: dict[str, type[Partition]] = {"flat": FlatPartition, "hnsw": HNSWPartition, "binary": BinaryPartition}
+_KINDS: dict[str, type[Partition]] = {"flat": FlatPartition, "hnsw": HNSWPartition, "binary": BinaryPartition, "ivfpq": IVFPQPartition}
 PARTITIONS: Catalog[Partition] = Catalog("index", _KINDS)
+
+
+_SPARE = 64  # hits that are asked for beyond k, at least, where rows are dead
 
 
 class Segment:
@@ -47,6 +52,7 @@ class Segment:
         statistics: SegmentStatistics,
         *,
         num_partitions: int,
+        kind: str = "flat",
         pictures: Pictures | None = None,
     ) -> None:
         self.ref = ref
@@ -55,7 +61,15 @@ class Segment:
         self.table = table
         self.statistics = statistics
         self.num_partitions = num_partitions
+        self.kind = kind
         self.pictures = pictures
+        self.dead = np.empty(0, np.int64)
+
+    def without(self, dead: NDArray[np.int64]) -> "Segment":
+        """The same segment, some rows of which (ascending) are not found any more: deleted, or written again elsewhere."""
+        view = copy.copy(self)
+        view.dead = dead
+        return view
 
     def __len__(self) -> int:
         return len(self.table)
@@ -64,6 +78,16 @@ class Segment:
     def dim(self) -> int:
         """D."""
         return len(self.statistics.mean)
+
+    @property
+    def alive(self) -> NDArray[np.int64]:
+        """The rows that can be found, ascending."""
+        return np.setdiff1d(np.arange(len(self), dtype=np.int64), self.dead, assume_unique=True)
+
+    def row(self, item_id: str) -> int | None:
+        """The row of an id that can be found, or None."""
+        row = self.table.row(item_id)
+        return None if row is None or _among(self.dead, np.array([row]))[0] else row
 
     def search(
         self,
@@ -92,11 +116,29 @@ class Segment:
         self.admit(encoder, allowed)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise BadQuery(f"{self.ref} has D={self.dim}, the queries have shape {queries.shape}; expected (Q, {self.dim})")
-        parts = [partition.search(queries, k, rows) for partition in self.partitions.values()]
+        parts = [self._search(partition, queries, k, rows) for partition in self.partitions.values()]
         none = (len(queries), 0)
         nothing = Hits(np.empty(none, np.float32), np.empty(none, np.int64), np.empty(none, np.int32))
         hits = merge_partitions(parts or [nothing], k)
         return Hits(hits.scores, hits.rows, np.full(hits.rows.shape, number, np.int32), hits.metric)
+
+    def _search(self, partition: Partition, queries: NDArray[np.float32], k: int, rows: NDArray[np.bool_] | None) -> Hits:
+        """A partition's best k without the dead, as exact as the partition is.
+
+        A few more than k are asked for, and the dead among them left out. Where that leaves fewer than k, all that live are scanned.
+        """
+        num_dead = int(_among(partition.rows, self.dead).sum())
+        if not num_dead:
+            return partition.search(queries, k, rows)
+        if rows is None:
+            hits = _left_out(partition.search(queries, k + min(num_dead, max(k, _SPARE)), None), self.dead)
+            wanted = min(k, len(partition.rows) - num_dead)
+            if ((hits.rows >= 0).sum(axis=1) >= wanted).all():
+                return Hits(hits.scores[:, :wanted], hits.rows[:, :wanted], hits.segments[:, :wanted], hits.metric)
+            rows = np.ones(len(self), np.bool_)
+        rows = rows.copy()
+        rows[self.dead] = False
+        return partition.search(queries, k, rows)
 
     def admit(self, encoder: EncoderRef, allowed: EncoderRef | None = None) -> None:
         """Let queries of an encoder in.
@@ -126,7 +168,7 @@ class Segment:
         return out
 
     def picture(self, row: int) -> bytes | None:
-        """The encoded picture of a row, or None when the segment was built without pictures."""
+        """The encoded picture of a row, or None when it was stored without one."""
         return self.pictures[row] if self.pictures is not None else None
 
 
@@ -141,7 +183,11 @@ def build_segment(
     hnsw_links: int = 32,
     ef_construction: int = 200,
     ef_search: int = 64,
-    thumbnails: Callable[[int], bytes] | None = None,
+    ivf_lists: int = 0,
+    ivf_probes: int = 32,
+    pq_bytes: int = 0,
+    rerank: int = 8,
+    thumbnails: Callable[[int], bytes | None] | None = None,
 ) -> dict[str, Path]:
     """Write the files of a segment into a folder; their paths by name, ready to publish. The same input gives the same bytes.
 
@@ -150,15 +196,19 @@ def build_segment(
         items: N items with unique ids.
         task: the task that brought each item, or one number for all.
         folder: where to write; made if missing.
-        kind: "flat", "hnsw", or "binary", of the signs of the vectors.
+        kind: "flat", "hnsw", "ivfpq", or "binary", of the signs of the vectors.
         partitions: how many; item i goes to `partition_of(items[i].id, partitions)`.
         hnsw_links: see `HNSWPartition`.
         ef_construction: see `HNSWPartition`.
         ef_search: see `HNSWPartition`.
-        thumbnails: the encoded picture of items[i], by i; None = no pictures.
+        ivf_lists: see `IVFPQPartition`.
+        ivf_probes: see `IVFPQPartition`.
+        pq_bytes: see `IVFPQPartition`.
+        rerank: see `IVFPQPartition`.
+        thumbnails: the encoded picture of items[i], by i, or None where it has none; None = no pictures.
 
     Raises:
-        DataError: no items, an id that occurs twice, or numbers of items, vectors and tasks that differ.
+        DataError: no items, an id that occurs twice, numbers of items, vectors and tasks that differ, or a payload field of several kinds.
         ValueError: a vector that is not finite.
     """
     tasks = [task] * len(items) if isinstance(task, int) else [int(one) for one in task]
@@ -167,7 +217,11 @@ def build_segment(
     repeated = [name for name, times in Counter(item.id for item in items).items() if times > 1]
     if repeated:
         raise DataError(f"segment: {len(repeated)} ids occur more than once ({', '.join(map(repr, repeated[:5]))}); an id names one item")
-    options = {"hnsw_links": hnsw_links, "ef_construction": ef_construction, "ef_search": ef_search} if kind == "hnsw" else {}
+    of_kind = {
+        "hnsw": {"hnsw_links": hnsw_links, "ef_construction": ef_construction, "ef_search": ef_search},
+        "ivfpq": {"ivf_lists": ivf_lists, "ivf_probes": ivf_probes, "pq_bytes": pq_bytes, "rerank": rerank},
+    }
+    options = of_kind.get(kind, {})
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     place = np.array([partition_of(item.id, partitions) for item in items])
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,8 +266,25 @@ def load_segment(files: Mapping[str, Path], *, ref: SegmentRef, made_by: Encoder
         table,
         statistics,
         num_partitions=description["partitions"],
+        kind=description["kind"],
         pictures=Pictures(files["images.arrow"]) if "images.arrow" in files else None,
     )
+
+
+def _left_out(hits: Hits, dead: NDArray[np.int64]) -> Hits:
+    """Lists without some rows, what is behind them moved up."""
+    gone = _among(dead, hits.rows)
+    order = np.argsort(gone, axis=1, kind="stable")
+    rows = np.where(gone, -1, hits.rows)
+    scores, rows, numbers = (np.take_along_axis(each, order, axis=1) for each in (hits.scores, rows, hits.segments))
+    return Hits(scores, rows, numbers, hits.metric)
+
+
+def _among(ascending: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of some rows are among others, which ascend."""
+    if not len(ascending):
+        return np.zeros(rows.shape, np.bool_)
+    return ascending[np.minimum(np.searchsorted(ascending, rows), len(ascending) - 1)] == rows
 
 
 def _partition_file(number: int) -> str:

@@ -38,11 +38,14 @@ class GalleryPlan:
 def vector_bytes(dim: int, kind: str, hnsw_links: int = 32) -> int:
     """Memory of one vector of D floats: 4 D, two 8-byte row numbers, and for HNSW its links; of D bits, held twice: D / 4 and the same.
 
+    For ivfpq a code of D / 4 bytes and the 8-byte number that stands beside it in its list.
+
     A graph with M links keeps 2 M 4-byte neighbours a vector on the lowest level, M on each of the 1 / (M - 1) upper levels
     that a vector is on in the mean, and 12 bytes of level and offset.
     """
     links = 8 * hnsw_links + 4 * hnsw_links / (hnsw_links - 1) + 12 if kind == "hnsw" else 0
-    return math.ceil((dim / 4 if kind == "binary" else 4 * dim) + 16 + links)
+    code = dim / 4 + 8 if kind == "ivfpq" else 0
+    return math.ceil((dim / 4 if kind == "binary" else 4 * dim) + 16 + links + code)
 
 
 def plan_gallery(items: int, dim: int, *, kind: str = "flat", node_memory_gib: float = 16.0, hnsw_links: int = 32) -> GalleryPlan:
@@ -51,10 +54,10 @@ def plan_gallery(items: int, dim: int, *, kind: str = "flat", node_memory_gib: f
     Raises:
         BadQuery: a size below 1, an unknown kind, or nodes too small for the table of the items.
     """
-    if min(items, dim) < 1 or kind not in ("flat", "hnsw", "binary") or node_memory_gib <= 0 or hnsw_links < 2:
+    if min(items, dim) < 1 or kind not in ("flat", "hnsw", "binary", "ivfpq") or node_memory_gib <= 0 or hnsw_links < 2:
         raise BadQuery(
             f"plan: items={items}, dim={dim}, kind={kind}, node memory {node_memory_gib} GiB; sizes are at least 1, "
-            "kind is flat, hnsw or binary"
+            "kind is flat, hnsw, binary or ivfpq"
         )
     each = vector_bytes(dim, kind, hnsw_links)
     vectors, table, usable = items * each / _GIB, items * _TABLE_BYTES / _GIB, _USABLE * node_memory_gib

@@ -8,6 +8,7 @@ For a query q and the N vectors x of a segment, the scores q.x over the whole se
 exactly, so standardising needs no scan of the gallery: D^2 numbers a segment, D^2 operations a query.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -41,6 +42,19 @@ class SegmentStatistics:
             centred = vectors[start : start + _CHUNK].astype(np.float64) - mean
             covariance += centred.T @ centred
         return cls(len(vectors), mean, covariance / len(vectors))
+
+    @classmethod
+    def pooled(cls, parts: "Sequence[SegmentStatistics]") -> "SegmentStatistics":
+        """The moments of all vectors of several segments, one at least, exactly.
+
+        mu = sum_i n_i mu_i / N        Sigma = sum_i n_i (Sigma_i + mu_i mu_i^T) / N - mu mu^T
+        """
+        if len(parts) == 1:
+            return parts[0]
+        count = sum(part.count for part in parts)
+        mean = np.sum([part.count * part.mean for part in parts], axis=0) / count
+        second = np.sum([part.count * (part.covariance + np.outer(part.mean, part.mean)) for part in parts], axis=0) / count
+        return SegmentStatistics(count, mean, second - np.outer(mean, mean))
 
     def mean_std(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(Q,) mean and (Q,) standard deviation of each query's scores over the whole segment; std at least STD_FLOOR."""

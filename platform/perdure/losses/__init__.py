@@ -6,6 +6,7 @@ from perdure.losses.cluster import cluster_margin
 from perdure.losses.displacement import l1_distance, l2_distance
 from perdure.losses.gram import Diagonal, cross_modal_gram_kl, gram_kl
 from perdure.losses.hashing import binary_codes, multi_label_cross_entropy, multi_level_similarity, pair_likelihood, quantisation
+from perdure.losses.influence import influence_loss
 from perdure.losses.mmd import BANDWIDTHS, mmd
 from perdure.losses.modality import modality_cross_entropy, negative_entropy, reverse_gradient
 from perdure.losses.nce import info_nce
@@ -33,6 +34,7 @@ __all__ = [
     "cross_entropy_over",
     "cross_modal_gram_kl",
     "gram_kl",
+    "influence_loss",
     "info_nce",
     "inner_products",
     "l1_distance",

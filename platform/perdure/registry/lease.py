@@ -41,17 +41,20 @@ class Lease:
         self._record: dict[str, Any] = {"holder": uuid.uuid4().hex, **_here(), "beat": 0}
         self._lost: str | None = None
         self._over = threading.Event()
+        self._turn = threading.Lock()
         self._tag = self._take(progress)
         self._thread = threading.Thread(target=self._beat, name=f"lease {name}", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Nothing, while the lease is ours.
+        """Say that we live, now: once it is said, nobody has taken the name.
 
         Raises:
             Held: it was taken by somebody else, because we did not say for too long that we live (a suspended machine, a store that
                 could not be reached).
+            RegistryError: the store cannot be reached.
         """
+        self._renew()
         if self._lost is not None:
             raise Held(self._lost)
 
@@ -95,28 +98,28 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._over.wait(self._ttl_s / _BEATS):
+            try:
+                self._renew()
+            except Exception:  # a beat that fails once must not be the last
+                log.exception("the lease of run '%s' could not be renewed; it is tried again", self._name)
+
+    def _renew(self) -> None:
+        """Move the pointer from where we left it; when it is not there any more, the name is lost."""
+        with self._turn:
+            if self._lost is not None:
+                return
             self._record["beat"] += 1
             try:
                 self._tag = self._store.swap_pointer(self._key, _plain(self._record), self._tag)
             except Conflict:
-                if not self._ours_after_all():
+                found = self._store.read_pointer(self._key)
+                if found is not None and json.loads(found[0])["holder"] == self._record["holder"]:
+                    self._tag = found[1]  # moved by a beat of ours that was told to have failed
+                else:
                     self._lost = (
                         f"run '{self._name}' was taken over by another driver, because this one gave no sign of life for "
                         f"{self._ttl_s:g} s; nothing more is published by this one"
                     )
-                    return
-            except RegistryError as error:
-                log.warning("the lease of run '%s' could not be renewed, trying again: %s", self._name, error)
-
-    def _ours_after_all(self) -> bool:
-        """A swap whose answer was lost has moved the pointer, and looks like a conflict when it is tried again."""
-        with contextlib.suppress(RegistryError):
-            found = self._store.read_pointer(self._key)
-            if found is not None and json.loads(found[0])["holder"] == self._record["holder"]:
-                self._tag = found[1]
-                return True
-        return False
-
 
 @contextlib.contextmanager
 def hold(store: Store, name: str, *, ttl_s: float = TTL_S, progress: Progress | None = None) -> Generator[Lease]:

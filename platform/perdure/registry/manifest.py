@@ -86,8 +86,8 @@ def unseal(data: bytes, where: str) -> dict[str, Any]:
 
 
 def release_to_plain(release: Release) -> dict[str, Any]:
-    """A release as plain data; references become `encoder/demo@v3`."""
-    return {
+    """A release as plain data; references become `encoder/demo@v3`. What it lacks is left out."""
+    plain: dict[str, Any] = {
         "id": release.id,
         "run": release.run,
         "task": release.task,
@@ -99,6 +99,8 @@ def release_to_plain(release: Release) -> dict[str, Any]:
         "parent": release.parent,
         "created": release.created,
     }
+    plain |= {} if release.calibration is None else {"calibration": release.calibration}
+    return plain | ({"edits_through": release.edits_through} if release.edits_through else {})
 
 
 def release_from_plain(plain: dict[str, Any]) -> Release:
@@ -123,13 +125,15 @@ def release_from_plain(plain: dict[str, Any]) -> Release:
         metrics=plain["metrics"],
         parent=plain["parent"],
         created=plain["created"],
+        calibration=plain.get("calibration"),
+        edits_through=plain.get("edits_through", 0),
     )
 
 
 def _use_to_plain(use: SegmentUse) -> dict[str, Any]:
     """A use that is not compensated is written as before there was such a thing."""
     plain: dict[str, Any] = {"segment": str(use.segment), "made_by": str(use.made_by), "queried_by": str(use.queried_by)}
-    return plain | {"compensated": True} if use.compensated else plain
+    return plain | {"compensated": use.compensated} if use.compensated else plain
 
 
 def _canonical(value: Any) -> bytes:

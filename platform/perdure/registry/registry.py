@@ -4,6 +4,8 @@
     encoders/<run>/v<N>/<digest>/<file>      the digest is of the bytes, so an abandoned attempt stands in nobody's way
     segments/<run>/v<N>/...                  the same
     releases/<run>/v<N>/manifest.json
+    calibrations/<sha256>.safetensors        what a release's merge was fitted to; the release names it
+    edits/<run>/<N>.json                     the log of what was written and deleted by hand; see `registry.edits`
     channels/<channel>.json                  one pointer, moved by compare-and-swap; it carries the record of its last move
     journal/<time>-<channel>-<number>.json   one entry a move
 
@@ -14,16 +16,18 @@ twice is once): a process that dies between the two leaves no gap.
 import getpass
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from perdure.catalog import did_you_mean
 from perdure.errors import Conflict, Corrupt, Exists, GateRefused, Incompatible, NotFound, RegistryError
-from perdure.records import EncoderRef, Release, SegmentRef
+from perdure.records import EncoderRef, Release, SegmentRef, Traffic
+from perdure.registry.edits import EditLog
 from perdure.registry.manifest import FileEntry, Manifest, now, release_from_plain, release_to_plain, seal, unseal
 from perdure.registry.store import Store, check_key, open_store, sha256_of
 
-__all__ = ["Registry", "open_registry"]
+__all__ = ["Registry", "open_registry", "this_user"]
 
 _HISTORY = 200  # how many rollbacks in a row are possible
 _MANIFEST = re.compile(r"([^/]+)/([^/]+)/v(\d+)/manifest\.json")
@@ -40,6 +44,11 @@ class Registry:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._edits: dict[str, EditLog] = {}
+
+    def edits(self, run: str) -> EditLog:
+        """The log of writes of a run, which need not have begun."""
+        return self._edits.setdefault(run, EditLog(self.store, run))
 
     # -- publish ----------------------------------------------------------------------------------------------------------
 
@@ -104,6 +113,12 @@ class Registry:
             return found
         return self.release(release.id)
 
+    def publish_calibration(self, data: bytes) -> str:
+        """Store what the merge of a release was fitted to; its sha256, for `Release.calibration`. Twice the same is once."""
+        digest = sha256_of(data)
+        self._create_same(_calibration_key(digest), data, FileEntry(digest, len(data)))
+        return digest
+
     def next_version(self, kind: str, run: str) -> int:
         """The lowest version above all published ones of a run; `kind` is encoder, segment or release."""
         return max((version for name, version in self._versions(kind) if name == run), default=0) + 1
@@ -151,6 +166,21 @@ class Registry:
             raise RegistryError(f"{ref} has files in {len(parents)} folders, expected one")
         return parents.pop()
 
+    def calibration(self, digest: str) -> bytes:
+        """What `publish_calibration` stored.
+
+        Raises:
+            Corrupt: it is gone, or its bytes are not those that were published.
+        """
+        key = _calibration_key(digest)
+        try:
+            data = self.store.read(key)
+        except NotFound:
+            raise Corrupt(f"'{key}' is gone from the registry; publish the releases that use it again under new numbers") from None
+        if sha256_of(data) != digest:
+            raise Corrupt(f"'{key}' is damaged: its sha256 is not its name; restore it from a copy, or roll back")
+        return data
+
     def encoders(self, run: str | None = None) -> list[EncoderRef]:
         """Every published encoder, of one run or of all, by run and version."""
         return [EncoderRef(name, version) for name, version in self._versions("encoder", run)]
@@ -191,6 +221,11 @@ class Registry:
         found = {name: self._pointer(name) for name in names}
         return {name: pointer[0]["release"] for name, pointer in found.items() if pointer}
 
+    def placed(self, name: str) -> tuple[Release, Traffic] | None:
+        """The release of a channel, and what the channel is given of the requests: as its last promotion said, nothing after a rollback."""
+        pointer = self._pointer(name)
+        return (self.release(pointer[0]["release"]), Traffic(**pointer[0].get("traffic", {}))) if pointer else None
+
     def promote(
         self,
         id: str,
@@ -200,10 +235,12 @@ class Registry:
         force: bool = False,
         reason: str = "",
         expected: str | None = _UNSET,
+        traffic: Traffic = Traffic(),  # noqa: B008, frozen
     ) -> Release:
-        """Point a channel at a release; one line in the journal. Promoting what is live already changes nothing.
+        """Point a channel at a release; one line in the journal. Promoting what is there already, with the same traffic, changes nothing.
 
         Args:
+            traffic: what the channel is to get of the requests; for one beside the live channel.
             expected: the release that the caller believes to be on the channel (None: nothing). When it is given and wrong,
                 Conflict; when it is not given, a race that was lost is run again, and the last one to promote wins.
 
@@ -223,11 +260,12 @@ class Registry:
             if expected != _UNSET and live != expected:
                 found = live or "nothing"
                 raise Conflict(f"channel '{channel}' holds {found}, expected {expected or 'nothing'}; look at it again: perdure ls")
-            if live == release.id:
+            if pointer and live == release.id and pointer[0].get("traffic", asdict(Traffic())) == asdict(traffic):
                 return release
-            history = [*pointer[0]["history"], pointer[0]["release"]][-_HISTORY:] if pointer else []
+            before = [live] if live is not None and live != release.id else []  # new traffic is no step to go back by
+            history = [*pointer[0]["history"], *before][-_HISTORY:] if pointer else []
             try:
-                self._move(channel, pointer, release.id, history, action="promote", by=by, reason=reason, forced=failed)
+                self._move(channel, pointer, release.id, history, action="promote", by=by, reason=reason, forced=failed, traffic=traffic)
             except Conflict:
                 continue
             return release
@@ -346,6 +384,8 @@ class Registry:
             maker = self.made_by(use.segment)
             if maker != use.made_by:
                 raise Incompatible(f"release {release.id} says that {use.segment} was made by {use.made_by}, but {maker} made it")
+        if release.calibration is not None:
+            self.calibration(release.calibration)
 
     def _pointer(self, channel: str) -> tuple[dict[str, Any], str] | None:
         key = f"channels/{check_key(channel)}.json"
@@ -363,6 +403,7 @@ class Registry:
         by: str,
         reason: str,
         forced: list[str],
+        traffic: Traffic | None = None,
     ) -> None:
         """Compare-and-swap a channel and journal the move; Conflict when the swap is lost.
 
@@ -379,9 +420,10 @@ class Registry:
             "at": now(),
             "action": action,
             "by": by,
-            "user": _user(),
+            "user": this_user(),
             "reason": reason,
             "forced": forced,
+            **({"traffic": asdict(traffic)} if traffic not in (None, Traffic()) else {}),
         }
         try:
             self.store.swap_pointer(f"channels/{check_key(channel)}.json", seal(move), pointer[1] if pointer else None)
@@ -425,6 +467,10 @@ def _manifest_key(kind: str, run: str, version: int) -> str:
     return f"{kind}s/{run}/v{version}/manifest.json"
 
 
+def _calibration_key(digest: str) -> str:
+    return f"calibrations/{check_key(digest)}.safetensors"
+
+
 def _parse_release(id: str) -> tuple[str, int]:
     match = re.fullmatch(r"(?:release/)?([A-Za-z0-9][A-Za-z0-9._-]*)@v(\d+)", id)
     if match is None:
@@ -446,7 +492,8 @@ def _served(release: Release) -> dict[str, Any]:
 
 def _difference(found: Release, asked: Release) -> str:
     ours, theirs = _served(found), _served(asked)
-    return ", ".join(f"{key}: {ours[key]} there, {theirs[key]} asked" for key in ours if ours[key] != theirs[key])
+    keys = [*ours, *(key for key in theirs if key not in ours)]
+    return ", ".join(f"{key}: {ours.get(key)} there, {theirs.get(key)} asked" for key in keys if ours.get(key) != theirs.get(key))
 
 
 def _failed_gates(release: Release) -> list[str]:
@@ -455,7 +502,7 @@ def _failed_gates(release: Release) -> list[str]:
     return [f"{gate['name']}: found {gate.get('found')}, limit {gate.get('limit')}" for gate in gates if not gate["passed"]]
 
 
-def _user() -> str:
+def this_user() -> str:
     """The operating system's name for who runs this, for the audit journal."""
     try:
         return getpass.getuser()

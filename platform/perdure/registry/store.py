@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from perdure.errors import Conflict, Exists, NotFound, RegistryError
+from perdure.settings import refuse_fleeting
 
 __all__ = ["LocalStore", "Store", "check_key", "is_key", "open_store", "sha256_of"]
 
@@ -83,11 +84,12 @@ def open_store(url: str | Path) -> Store:
 
     Raises:
         RegistryError: another kind of URL, or one that carries credentials.
+        ConfigError: a folder that ends with the job; see `refuse_fleeting`.
     """
     text = str(url)
     scheme, separator, rest = text.partition("://")
     if not separator:
-        return LocalStore(Path(text).expanduser())
+        return LocalStore(refuse_fleeting("PERDURE_REGISTRY", Path(text).expanduser()))
     if scheme == "file":
         return LocalStore(Path(rest))
     if scheme == "s3":

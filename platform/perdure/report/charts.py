@@ -22,6 +22,7 @@ from perdure.report.reading import Report, matrix_of, shorten, strategy_of, task
 __all__ = [
     "averages_chart",
     "drift_chart",
+    "fraction_chart",
     "front_chart",
     "intervals_chart",
     "inversion_chart",
@@ -234,6 +235,24 @@ def drift_chart(lines: Sequence[tuple[str, Sequence[float | None]]]) -> str:
         axes.set_ylim(1.08 * low, 1.08 * top or 1.0)
         axes.set_xticks(range(2, count + 1), [f"task {t}" if count <= 5 else str(t) for t in range(2, count + 1)])
         axes.locator_params(axis="y", nbins=5)
+        _name_ends(axes, ends)
+
+    return _svg(paint, _WIDE)
+
+
+def fraction_chart(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> str:
+    """Percent over a fraction from 0 to 1, a line for each (name, points)."""
+
+    def paint(axes: Axes) -> None:
+        ends: list[tuple[float, str, str]] = []
+        for number, (name, points) in enumerate(lines):
+            colour = _STAND_INS[page_colour(number)]
+            x, y = [100 * fraction for fraction, _ in points], [100 * value for _, value in points]
+            axes.plot(x, y, color=colour, linewidth=2.0, marker="o", markersize=3.5)
+            ends.append((y[-1], f"{shorten(name, 24)}  {y[-1]:.1f}", colour))
+        axes.set_xlim(-1, 101)
+        axes.xaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_formatter(_percent)
         _name_ends(axes, ends)
 
     return _svg(paint, _WIDE)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.errors import DataError
+from perdure.files import write_whole
 from perdure.metrics import continual
 from perdure.report import sections
 from perdure.report.charts import intervals_chart, methods_chart
@@ -44,9 +45,7 @@ def write_comparison(reports: Sequence[Report], folder: Path, metrics: Sequence[
     definitions = {**DEFINITIONS, **{metric: text for metric in chosen if (text := _definition(metric, reports))}}
     folder.mkdir(parents=True, exist_ok=True)
     plain = {"metrics": chosen, "methods": methods, "runs": runs, "definitions": definitions}
-    beside = folder / "comparison.json.writing"
-    beside.write_text(json.dumps(plain, indent=1), encoding="utf-8")
-    beside.replace(folder / "comparison.json")
+    write_whole(folder / "comparison.json", json.dumps(plain, indent=1))
     _write_page(folder / "comparison.html", reports, by_metric, definitions)
 
 

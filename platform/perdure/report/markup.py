@@ -5,6 +5,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from perdure.files import write_whole
 from perdure.report.thumbnails import thumbnail
 
 __all__ = ["LOGO", "bullet", "chart", "escaped", "listed", "percent", "picture", "signed", "table", "write_page"]
@@ -76,6 +77,4 @@ def write_page(path: Path, title: str, body: str) -> None:
         "<footer>Written by Perdure. This page is complete: it loads nothing and runs no script.</footer></main></body></html>"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".writing")
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, page)

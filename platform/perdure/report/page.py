@@ -31,6 +31,7 @@ from perdure.report.reading import (
     summary_of,
     title_of,
 )
+from perdure.report.upgrades import upgrades
 
 __all__ = ["write_html", "write_run_html"]
 
@@ -70,6 +71,7 @@ def write_html(report: Report, pictures: ReportPictures, path: Path) -> None:
         ("learned", "How it learned", sections.training(report)),
         ("imagined", "Pictures it made up", inversions(report, pictures.inversions)),
         ("released", "What was released", sections.releases(report)),
+        ("upgrades", "Upgrades", upgrades(report)),
         ("means", "What the numbers mean", sections.definitions(runs)),
         ("again", "How to run it again", sections.configuration(report)),
     ]

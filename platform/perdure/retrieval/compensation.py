@@ -17,21 +17,20 @@ unit rows unlike each other, and is compensated on average only. Q queries, D em
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from perdure.errors import BadQuery, Corrupt, Incompatible, NotFound
-from perdure.records import EncoderRef, Release
+from perdure.records import EncoderRef, QueryModality, Release
 from perdure.registry.registry import Registry
+from perdure.retrieval.bridge import QUERY_BRIDGE, QueryBridge
 
-__all__ = ["QUERY_DRIFT", "Modality", "QueryDrift", "asked", "load_drifts", "mean_drift"]
+__all__ = ["QUERY_DRIFT", "Compensation", "QueryDrift", "asked", "load_drifts", "mean_drift"]
 
 QUERY_DRIFT = "query_drift.safetensors"  # beside the weights of an encoder version, of the hop from its parent
-
-Modality = Literal["image", "text"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +46,7 @@ class QueryDrift:
         texts = [hop.text for hop in hops if hop.text is not None]
         return cls(np.sum([hop.image for hop in hops], axis=0), np.sum(texts, axis=0) if len(texts) == len(hops) else None)
 
-    def taken_from(self, queries: NDArray[np.float32], modality: Modality) -> NDArray[np.float32]:
+    def taken_from(self, queries: NDArray[np.float32], modality: QueryModality) -> NDArray[np.float32]:
         """(Q, D) unit rows of the newer encoder -> (Q, D) unit rows where the older one would have put them; 0 where nothing is left.
 
         Raises:
@@ -77,6 +76,10 @@ class QueryDrift:
             raise Corrupt(f"{path}: not the query drift of an encoder version ({error})") from None
 
 
+Compensation = QueryDrift | QueryBridge
+"""What is done to a query on its way to an older encoder's vectors."""
+
+
 def mean_drift(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
     """(D,) delta: the mean over n items of what (n, D) unit rows of the new encoder are off those of the old one; 0 for no items."""
     if not len(before):
@@ -84,30 +87,29 @@ def mean_drift(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArr
     return (after.astype(np.float64) - before).mean(axis=0).astype(np.float32)
 
 
-def load_drifts(registry: Registry, release: Release) -> dict[int, QueryDrift]:
-    """Of each compensated segment of a release, by its number, the drift from the encoder that made it to the one that queries it.
+def load_drifts(registry: Registry, release: Release) -> dict[int, Compensation]:
+    """Of each compensated segment of a release, by its number, the drift, or the bridge, from its encoder to the one that queries it.
 
     Raises:
         Incompatible: the one is not an ancestor of the other, or a version between them was published without its drift.
         Corrupt: a file's bytes are not those that were published.
     """
-    hops: dict[EncoderRef, QueryDrift] = {}
-    out: dict[int, QueryDrift] = {}
+    out: dict[int, Compensation] = {}
     for number, use in enumerate(release.segments):
         if use.compensated:
             path = _lineage(registry, use.made_by, use.queried_by)
-            for ref in path:
-                if ref not in hops:
-                    hops[ref] = _load(registry, ref)
-            out[number] = QueryDrift.over([hops[ref] for ref in path])
+            if use.compensated == "bridge":
+                out[number] = QueryBridge.over([QueryBridge.load(_hop(registry, ref, QUERY_BRIDGE)) for ref in path])
+            else:
+                out[number] = QueryDrift.over([QueryDrift.load(_hop(registry, ref, QUERY_DRIFT)) for ref in path])
     return out
 
 
 def asked(
     release: Release,
     embedded: Mapping[EncoderRef, NDArray[np.float32]],
-    modalities: Sequence[Modality | None],
-    drifts: Mapping[int, QueryDrift],
+    modalities: Sequence[QueryModality | None],
+    drifts: Mapping[int, Compensation],
 ) -> list[NDArray[np.float32]]:
     """The queries as they are put to each segment of a release, in its order; compensated where the release says so.
 
@@ -154,11 +156,12 @@ def _lineage(registry: Registry, older: EncoderRef, newer: EncoderRef) -> list[E
     return path
 
 
-def _load(registry: Registry, ref: EncoderRef) -> QueryDrift:
+def _hop(registry: Registry, ref: EncoderRef, name: str) -> Path:
+    """What a version was published with of its hop."""
     try:
-        return QueryDrift.load(registry.file(ref, QUERY_DRIFT))
+        return registry.file(ref, name)
     except NotFound:
         raise Incompatible(
-            f"{ref} was published without {QUERY_DRIFT}, before there was such a thing; choose index.compensate=false, or learn the run "
+            f"{ref} was published without {name}, before there was such a thing; choose index.compensate=false, or learn the run "
             "again under another name"
         ) from None

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from perdure.index.statistics import SegmentStatistics
 from perdure.metrics.drift import linear_cka, mean_displacement
 from perdure.metrics.lists import best_of_own, num_before
-from perdure.records import Task
-from perdure.retrieval.compensation import Modality, QueryDrift
+from perdure.records import QueryModality, Task
+from perdure.retrieval.compensation import QueryDrift
 from perdure.retrieval.evaluation import SplitEmbeddings
 
 __all__ = ["CROSS_MODAL_DEFINITIONS", "DIRECTIONS", "KS", "POLICIES", "SCOPES", "cross_modal_drift", "cross_modal_recalls"]
@@ -96,7 +96,7 @@ def cross_modal_drift(versions: Sequence[SplitEmbeddings], tasks: Sequence[Task]
         between version j and version t for j < t, None elsewhere and where there is no number; see `metrics.drift.DRIFT_DEFINITIONS`.
     """
     lists = _Lists(versions, tasks, None)
-    modalities: tuple[tuple[Modality, Direction], ...] = (("image", "i2t"), ("text", "t2i"))
+    modalities: tuple[tuple[QueryModality, Direction], ...] = (("image", "i2t"), ("text", "t2i"))
     out: dict[str, dict[str, dict[str, Matrix]]] = {}
     for modality, asks in modalities:
         nothing: Matrix = [[None] * len(tasks) for _ in tasks]

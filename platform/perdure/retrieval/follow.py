@@ -5,16 +5,18 @@ when it is whole; a release that does not load never becomes visible, the reason
 rarely. A release is let go of when nobody has wanted it for longer than the longest request.
 """
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from perdure.errors import NotLoaded, PerdureError
-from perdure.records import Release
+from perdure.records import Release, Traffic
 from perdure.registry.registry import Registry
+from perdure.retrieval.edits import edited, release_at
 
 __all__ = ["Holder", "Poller"]
 
@@ -43,9 +45,11 @@ class Holder(Generic[T]):
         registry: where releases and channels are.
         load: everything that a process needs of a release, its hashes checked and warmed up; an exception means that the release is bad.
         channel: the channel that is followed.
+        beside: another channel, whose release is held as well; nothing that is wrong with it touches the first.
         retire_after_s: a release that was not wanted for this long is let go of.
         forget: called with the releases that stay after some were let go of, to empty caches that `load` fills.
         clock: seconds, ever growing; tests bring their own.
+        loaded: called after each attempt with the release, the seconds it took, and what was wrong with it, if so.
     """
 
     def __init__(
@@ -54,20 +58,28 @@ class Holder(Generic[T]):
         load: Callable[[Release], T],
         *,
         channel: str = "live",
+        beside: str | None = None,
         retire_after_s: float = 60.0,
         forget: Callable[[list[T]], None] = lambda kept: None,
         clock: Callable[[], float] = time.monotonic,
+        loaded: Callable[[str, float, Exception | None], None] = lambda release_id, seconds, error: None,
     ) -> None:
         self.registry = registry
         self.channel = channel
+        self.beside = beside
         self.live: str | None = None
+        self.candidate: str | None = None  # what the channel beside it points to
+        self.traffic = Traffic()  # of the candidate
+        self.in_place: str | None = None  # what is held because the live release was bad when this process started
         self._load = load
         self._retire_after_s = retire_after_s
         self._forget = forget
         self._clock = clock
+        self._loaded = loaded
         self._held: dict[str, T] = {}  # replaced, never changed, so that readers on other threads need no lock
         self._wanted_at: dict[str, float] = {}
         self._failures: dict[str, _Failure] = {}
+        self._beside_trouble: str | None = None
         self._trouble: str | None = f"the channel '{channel}' was not read yet"
         self._one_at_a_time = threading.Lock()
 
@@ -103,6 +115,15 @@ class Holder(Generic[T]):
             return self.why_not(self.live) or f"release {self.live} is being loaded"
         return None
 
+    @property
+    def candidate_problem(self) -> str | None:
+        """Why the candidate is not held; None when it is, or there is none."""
+        if self._beside_trouble is not None:
+            return self._beside_trouble
+        if self.candidate is not None and self.candidate not in self._held:
+            return self.why_not(self.candidate) or f"release {self.candidate} is being loaded"
+        return None
+
     def want(self, release_ids: Iterable[str]) -> None:
         """Someone answers from these: load them if they are missing, and keep them."""
         now = self._clock()
@@ -113,7 +134,7 @@ class Holder(Generic[T]):
         """One look at the channel: load what is wanted and missing, let go of what nobody wants. Never raises for a bad release."""
         with self._one_at_a_time:
             try:
-                live = self.registry.channel(self.channel)
+                live = edited(self.registry, self.registry.channel(self.channel))
             except (PerdureError, OSError) as error:
                 self._trouble = f"the channel '{self.channel}' cannot be read: {error}"
                 log.error("%s", self._trouble)
@@ -122,21 +143,45 @@ class Holder(Generic[T]):
             self._trouble = None if live else f"the channel '{self.channel}' points to no release; promote one (perdure promote RELEASE)"
             if live is not None:
                 self.want([live.id])
+            beside = self._look_beside()
             self._retire()
             for release_id in list(self._wanted_at):
                 if release_id not in self._held:
-                    self._try(release_id, live)
-            if live is not None and not self._held:
+                    self._try(release_id, [live, beside])
+            if live is not None and not self._held.keys() - {self.candidate}:
                 self._fall_back()
 
-    def _try(self, release_id: str, live: Release | None) -> None:
+    def _look_beside(self) -> Release | None:
+        """Read the channel beside the live one, and want what it points to."""
+        if self.beside is None:
+            return None
+        try:
+            found = self.registry.placed(self.beside)
+        except (PerdureError, OSError, TypeError, ValueError) as error:
+            self._beside_trouble = f"the channel '{self.beside}' cannot be read: {error}"
+            log.error("%s", self._beside_trouble)
+            return None
+        self._beside_trouble = None
+        release, self.traffic = found or (None, Traffic())
+        try:
+            release = edited(self.registry, release)
+        except (PerdureError, OSError) as error:
+            self._beside_trouble = f"what was written over release {release.id if release else None} cannot be read: {error}"
+            return None
+        self.candidate = release.id if release else None
+        if release is not None:
+            self.want([release.id])
+        return release
+
+    def _try(self, release_id: str, known: Sequence[Release | None] = ()) -> None:
         """Load a release unless it failed a short while ago."""
         failure = self._failures.get(release_id)
         if failure is not None and self._clock() < failure.again_at:
             return
         started = time.perf_counter()
         try:
-            release = live if live is not None and live.id == release_id else self.registry.release(release_id)
+            found = [release for release in known if release is not None and release.id == release_id]
+            release = found[0] if found else release_at(self.registry, release_id)
             loaded = self._load(release)
         except Exception as error:  # whatever is wrong with a release must not take down what is served
             pause_s = min(failure.pause_s * 2, _LAST_RETRY_S) if failure else _FIRST_RETRY_S
@@ -145,10 +190,12 @@ class Holder(Generic[T]):
             )
             self._failures = {**self._failures, release_id: _Failure(why, pause_s, self._clock() + pause_s)}
             self._forget(list(self._held.values()))  # what it had loaded before it failed
+            self._loaded(release_id, time.perf_counter() - started, error)
             log.error("%s (next try in %.0f s)", why, pause_s, exc_info=None if isinstance(error, PerdureError) else error)
             return
         self._failures = {known: other for known, other in self._failures.items() if known != release_id}
         self._held = {**self._held, release_id: loaded}
+        self._loaded(release_id, time.perf_counter() - started, None)
         log.info("release %s loaded in %.2f s; held: %s", release_id, time.perf_counter() - started, ", ".join(self._held))
 
     def _retire(self) -> None:
@@ -169,10 +216,15 @@ class Holder(Generic[T]):
         """A process that starts while the live release is bad answers from the latest one before it that loads."""
         before = [entry["before"] for entry in reversed(self.registry.journal()) if entry["channel"] == self.channel and entry["before"]]
         for release_id in [known for known in dict.fromkeys(before) if known != self.live][:_FALL_BACK]:
+            with contextlib.suppress(PerdureError, OSError):  # without what was written since, if that is what is bad
+                release_id = edited(self.registry, self.registry.release(release_id)).id
             self.want([release_id])
-            self._try(release_id, None)
+            if release_id not in self._held:
+                self._try(release_id)
             if release_id in self._held:
-                log.warning("%s; %s, which was live before, is held in its place", self.problem, release_id)
+                if self.in_place != release_id:
+                    log.warning("%s; %s, which was live before, is held in its place", self.problem, release_id)
+                self.in_place = release_id
                 return
 
 
@@ -183,6 +235,7 @@ class Poller:
         self._step = step
         self._poll_s = poll_s
         self._stop = False
+        self._next_s = poll_s
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -194,6 +247,10 @@ class Poller:
         """Run the step without waiting for its turn."""
         self._woken.set()
 
+    def soon(self, pause_s: float) -> None:
+        """Called by a step: the next one is due after this, when that is earlier than its turn."""
+        self._next_s = min(pause_s, self._poll_s)
+
     def stop(self, wait_s: float = 0.0) -> None:
         """No further step; wait up to `wait_s` seconds for the one that runs."""
         self._stop = True
@@ -203,9 +260,10 @@ class Poller:
 
     def _run(self) -> None:
         while not self._stop:
+            self._next_s = self._poll_s
             try:
                 self._step()
             except Exception:  # a poll that fails once must not be the last
                 log.exception("%s: a step failed", self._thread.name)
-            self._woken.wait(self._poll_s)
+            self._woken.wait(self._next_s)
             self._woken.clear()

@@ -1,16 +1,14 @@
 """The request path, without Ray: encode the query, search the segments of one release, merge.
 
-`Retriever` holds a whole release in one process. Its five steps are functions of their own, because a server may run them in
-different processes: `plan` (which encoder for which segments), `encode`, `compensation.asked` (what is put to each segment),
-`Segment.search`, `finish`.
+`Retriever` holds a whole release in one process. Its steps are functions of their own, because a server may run them in different
+processes: `plan` (which encoder for which segments), `encode`, `compensation.asked` and `asking.Parts` (what is put to each segment),
+`asking.passes`, `search_segments`, `finish`, `results`.
 
 Q queries, K top-k, D embedding, S segments of the release.
 """
 
 import io
-import time
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,70 +20,16 @@ from perdure.data.pixels import decode_image
 from perdure.data.transforms import to_float
 from perdure.encoders import Encoder, load_encoder
 from perdure.errors import BadQuery, DataError, Incompatible
-from perdure.index import Entry, Segment, load_segment, merge_segments
-from perdure.records import EncoderRef, Hits, Release, SegmentRef
+from perdure.index import Entry, Segment, load_segment, rows_that_pass
+from perdure.records import EncoderRef, Hits, Release, SegmentRef, SegmentUse
 from perdure.registry import Registry
-from perdure.retrieval.compensation import Modality, QueryDrift, asked, load_drifts
+from perdure.retrieval.answers import Clock, Hit, SearchResult, finish, results
+from perdure.retrieval.asking import Parts, Pass, Query, Search, expanded, passes
+from perdure.retrieval.calibration import Calibration, load_calibration
+from perdure.retrieval.compensation import Compensation, asked, load_drifts
+from perdure.retrieval.edits import buried, release_at
 
-__all__ = ["Hit", "Query", "Retriever", "SearchResult", "encode", "finish", "plan"]
-
-
-_TYPES: dict[str, tuple[type, ...]] = {"text": (str,), "image": (bytes, np.ndarray), "id": (str,), "vectors": (Mapping,)}
-
-
-@dataclass(frozen=True, eq=False)
-class Query:
-    """What to search by: exactly one of the four."""
-
-    text: str | None = None
-    image: bytes | NDArray[np.uint8] | None = None  # an encoded file, or (H, W, 3)
-    id: str | None = None  # of an item in the gallery, which is then left out of the hits
-    vectors: Mapping[EncoderRef, NDArray[np.float32]] | None = None  # (D,) unit, by the encoder that made it
-    made_of: Modality | None = None  # the `vectors`; a release that compensates for drift has to know
-
-    def kind(self) -> str:
-        """Which of the four it is, by name.
-
-        Raises:
-            BadQuery: none of them, more than one, one of a wrong type, or an empty text.
-        """
-        given = [name for name in ("text", "image", "id", "vectors") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise BadQuery(f"a query has exactly one of text, image and id; this one has {' and '.join(given) or 'none'}")
-        kind, value = given[0], getattr(self, given[0])
-        if not isinstance(value, _TYPES[kind]):
-            raise BadQuery(f"a query's {kind} cannot be {type(value).__name__}")
-        if kind == "text" and not value.strip():
-            raise BadQuery("the text to search by is empty")
-        return kind
-
-    def modality(self) -> Modality | None:
-        """What its embedding is made of; None for vectors of which nobody said it."""
-        return self.made_of if self.vectors is not None else "image" if self.text is None else "text"
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One item that was found. `score`: cosine similarity, or with several standardised segments its distance above the segment's
-    mean in standard deviations."""
-
-    id: str
-    score: float
-    label: str
-    text: tuple[str, ...]
-    task: int
-    encoder: str  # that made the vector
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Hits, best first; a shorter list than asked when the gallery, or the filter, allows no more."""
-
-    release: str
-    hits: list[Hit]
-    partial: bool = False
-    timings_ms: dict[str, float] = field(default_factory=dict)
+__all__ = ["Hit", "Query", "Retriever", "Search", "SearchResult", "check_dim", "encode", "finish", "plan", "search_segments"]
 
 
 def plan(release: Release) -> dict[EncoderRef, tuple[int, ...]]:
@@ -113,44 +57,36 @@ def encode(encoder: Encoder, queries: Sequence[str | bytes | NDArray[np.uint8]])
     return out
 
 
-def finish(
-    release: Release,
-    parts: Sequence[Hits],
-    segments: Mapping[int, Segment],
-    queries: Sequence[NDArray[np.float32]],
-    k: int,
-    *,
-    leave_out: Sequence[str | None] = (),
-) -> list[list[Hit]]:
-    """Hits of segments become one list for each query.
-
-    An item that several segments hold is listed once, where it scores best.
+def search_segments(release: Release, segments: Sequence[Segment], queries: Sequence[NDArray[np.float32]], step: Pass) -> list[Hits]:
+    """The best `step.depth` of each segment of a release among the partitions that are held, in the release's order.
 
     Args:
-        release: says which encoder queries which segment, and how lists are merged.
-        parts: hits of segments; `segments` in each is the segment's number in the release. Segments may be missing.
-        segments: table and statistics of each segment in `parts`, by number; partitions are not needed.
-        queries: (Q, D) as they were put to each segment of the release, in its order; see `compensation.asked`.
-        k: length of a list; parts must hold k + 1 where an item is left out.
-        leave_out: Q item ids that may not be found, None for none; empty for none at all.
+        release: says which encoder queries which segment.
+        segments: of the release, in its order.
+        queries: (Q, D) as they are put to each of them; of the searches of this pass alone.
+        step: what may be found.
+    Raises:
+        BadQuery: a filter that makes no sense.
     """
-    if not parts:
-        return [[] for _ in range(len(queries[0]))]
-    numbers = [int(part.segments[0, 0]) if part.segments.size else None for part in parts]
-    filled = [(part, number) for part, number in zip(parts, numbers, strict=True) if number is not None]
-    if not filled:
-        return [[] for _ in range(len(parts[0].rows))]
-    # One segment needs no calibration: its own scores order it, and a cosine says more to a reader.
-    how = release.merge if len(release.segments) > 1 else "raw"
-    merged = merge_segments(
-        [part for part, _ in filled],
-        sum(part.rows.shape[1] for part, _ in filled),
-        how=how,
-        statistics=[segments[number].statistics for _, number in filled],
-        queries=[queries[number] for _, number in filled],
-    )
-    avoid = leave_out or [None] * len(merged.rows)
-    return [_hits(merged, q, k, segments, avoid[q]) for q in range(len(merged.rows))]
+    passing: list[NDArray[np.bool_] | None] = [None] * len(segments)
+    if step.filter:
+        passing = list(rows_that_pass([segment.table for segment in segments], step.filter))
+    elif step.exact:
+        passing = [np.ones(len(segment), np.bool_) for segment in segments]  # what is filtered is scanned
+    return [
+        segment.search(queries[number], step.depth, encoder=use.queried_by, allowed=use.queried_by, rows=passing[number], number=number)
+        for number, (use, segment) in enumerate(zip(release.segments, segments, strict=True))
+    ]
+
+
+def check_dim(release: Release, use: SegmentUse, found: int, stored: int) -> None:
+    """Whether the encoder that queries a segment has its D.
+
+    Raises:
+        Incompatible: it has not.
+    """
+    if found != stored:
+        raise Incompatible(f"release {release.id}: {use.queried_by} gives D={found}, but the vectors of {use.segment} have D={stored}")
 
 
 class Retriever:
@@ -161,14 +97,17 @@ class Retriever:
         release: Release,
         encoders: Mapping[EncoderRef, Encoder],
         segments: Sequence[Segment],
-        drifts: Mapping[int, QueryDrift] | None = None,
+        drifts: Mapping[int, Compensation] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        """Take the encoders that the release needs, its segments in its order, and what `load_drifts` gave for it.
+        """Take the encoders that the release needs, its segments in its order, what `load_drifts` and `load_calibration` gave for it.
 
         Raises:
-            Incompatible: a segment is not the one, or not by the encoder, that the release says.
+            Incompatible: a segment is not the one, or not by the encoder, that the release says; or an encoder's D is not the segment's.
         """
         for use, segment in zip(release.segments, segments, strict=True):
+            if use.queried_by in encoders:
+                check_dim(release, use, encoders[use.queried_by].embedding_dim, segment.dim)
             if (segment.ref, segment.made_by) != (use.segment, use.made_by):
                 raise Incompatible(
                     f"release {release.id} asks for {use.segment} made by {use.made_by}; loaded is {segment.ref} made by {segment.made_by}"
@@ -177,6 +116,7 @@ class Retriever:
         self.encoders = dict(encoders)
         self.segments = tuple(segments)
         self.drifts = dict(drifts or {})
+        self.calibration = calibration
 
     @classmethod
     def load(
@@ -194,7 +134,7 @@ class Retriever:
             Corrupt: a file's bytes are not those that were published.
             Incompatible: it compensates for a drift that was not measured.
         """
-        release = registry.release(release) if isinstance(release, str) else release
+        release = release_at(registry, release) if isinstance(release, str) else release
         encoders = {} if encoders_cache is None else encoders_cache
         segments = {} if segments_cache is None else segments_cache
         for ref in release.encoders():
@@ -203,48 +143,80 @@ class Retriever:
         for use in release.segments:
             if use.segment not in segments:
                 segments[use.segment] = load_segment(registry.files(use.segment), ref=use.segment, made_by=registry.made_by(use.segment))
-        parts = [segments[use.segment] for use in release.segments]
-        return cls(release, {ref: encoders[ref] for ref in release.encoders()}, parts, load_drifts(registry, release))
+        parts = buried(release, [segments[use.segment] for use in release.segments])
+        own = {ref: encoders[ref] for ref in release.encoders()}
+        return cls(release, own, parts, load_drifts(registry, release), load_calibration(registry, release))
 
     def search(self, query: Query, k: int = 10, filter: Mapping[str, Any] | None = None) -> SearchResult:
         """The best k items for a query.
 
         Args:
-            query: a text, a picture, an item of the gallery, or vectors.
+            query: a text, a picture, both, an item of the gallery, or vectors.
             k: at least 1.
-            filter: equalities over id, label, group, task, tags; a list means any of its values.
+            filter: conditions on fields of the items; see `index.filters`.
 
         Raises:
-            BadQuery: nothing to search by, an unknown id, not a picture, k < 1, a filter over another column; vectors without `made_of`
-                where the release compensates for drift.
+            BadQuery: see `answer`.
         """
         return self.search_many([query], k, filter)[0]
 
     def search_many(self, queries: Sequence[Query], k: int = 10, filter: Mapping[str, Any] | None = None) -> list[SearchResult]:
         """As `search`, for Q queries at once; the timings are those of all of them together."""
-        if k < 1:
-            raise BadQuery(f"k={k}: ask for 1 hit or more")
-        if not queries:
+        return self.answer([Search(query, k, filter=filter or {}) for query in queries])
+
+    def answer(self, searches: Sequence[Search]) -> list[SearchResult]:
+        """Q searches of any kind at once; the timings are those of all of them together.
+
+        Raises:
+            BadQuery: nothing to search by, an unknown id, not a picture, a number out of range, a filter that makes no sense; vectors
+                without `made_of` where the release compensates for drift.
+        """
+        if not searches:
             return []
-        started = time.perf_counter()
-        embedded = {encoder: self.embed(queries, encoder) for encoder in plan(self.release)}
-        put = asked(self.release, embedded, [query.modality() for query in queries], self.drifts)
-        encoded = time.perf_counter()
-        leave_out = [query.id for query in queries]
-        depth = k + any(leave_out)
-        parts: list[Hits] = []
-        for number, (use, segment) in enumerate(zip(self.release.segments, self.segments, strict=True)):
-            rows = segment.table.allowed(filter) if filter else None
-            parts.append(segment.search(put[number], depth, encoder=use.queried_by, allowed=use.queried_by, rows=rows, number=number))
-        searched = time.perf_counter()
-        lists = finish(self.release, parts, dict(enumerate(self.segments)), put, k, leave_out=leave_out)
-        merged = time.perf_counter()
-        timings = {
-            "encode": round(1e3 * (encoded - started), 3),
-            "search": round(1e3 * (searched - encoded), 3),
-            "merge": round(1e3 * (merged - searched), 3),
-        }
-        return [SearchResult(self.release.id, hits, False, timings) for hits in lists]
+        for search in searches:
+            search.check()
+        clock = Clock()
+        parts = Parts.of([search.query for search in searches])
+        embedded = {encoder: self.embed(parts.queries, encoder) for encoder in plan(self.release)}
+        put = [parts.together(rows) for rows in asked(self.release, embedded, parts.modalities, self.drifts)]
+        clock.took("encode")
+        moved_by: dict[int, list[Hit]] = {}
+        expanding = [place for place, search in enumerate(searches) if search.expand]
+        if expanding:
+            first = [searches[place].first() for place in expanding]
+            moved_by = dict(zip(expanding, self._lists(first, [queries[expanding] for queries in put]), strict=True))
+            put = [queries.copy() for queries in put]
+            for place, hits in moved_by.items():
+                hits = moved_by[place] = hits[: searches[place].expand]
+                vectors = [(hit.segment, self.segments[hit.segment].vectors(np.array([hit.row]))[0]) for hit in hits]
+                expanded(self.release, put, place, searches[place].alpha, vectors)
+            clock.took("expand")
+        lists = self._lists(searches, put, clock)
+        return results(self.release, searches, lists, put, moved_by, clock.timings_ms)
+
+    def _lists(self, searches: Sequence[Search], put: Sequence[NDArray[np.float32]], clock: Clock | None = None) -> list[list[Hit]]:
+        """The `wanted` hits of each search, by the queries as they are put to each segment."""
+        lists: list[list[Hit]] = [[] for _ in searches]
+        clock = clock or Clock()
+        for step in passes(searches):
+            queries = [rows[step.places] for rows in put]
+            parts = search_segments(self.release, self.segments, queries, step)
+            clock.took("search")
+            leave_out = [searches[place].query.id for place in step.places]
+            found = finish(
+                self.release,
+                parts,
+                dict(enumerate(self.segments)),
+                queries,
+                step.depth,
+                leave_out=leave_out,
+                calibration=self.calibration,
+                modalities=[searches[place].query.modality() for place in step.places],
+            )
+            for place, hits in zip(step.places, found, strict=True):
+                lists[place] = hits[: searches[place].wanted]
+            clock.took("merge")
+        return lists
 
     def embed(self, queries: Sequence[Query], encoder: EncoderRef) -> NDArray[np.float32]:
         """(Q, D) the queries as one encoder of the release sees them."""
@@ -264,7 +236,7 @@ class Retriever:
             BadQuery: no segment of the release holds it.
         """
         for number in reversed(range(len(self.segments))):
-            row = self.segments[number].table.row(item_id)
+            row = self.segments[number].row(item_id)
             if row is not None:
                 return number, row
         raise BadQuery(f"no item '{item_id}' in release {self.release.id}")
@@ -299,7 +271,7 @@ class Retriever:
         """The stored vector where this encoder made it, or else the stored picture."""
         number, _ = self.locate(item_id)
         for segment in self.segments:
-            row = segment.table.row(item_id) if segment.made_by == encoder else None
+            row = segment.row(item_id) if segment.made_by == encoder else None
             if row is not None:
                 return segment.vectors(np.array([row]))[0], None
         picture = self.picture(item_id)
@@ -323,25 +295,6 @@ def _pixels(query: Any, size: int) -> NDArray[np.uint8]:
         return decode_image(query, size)
     except DataError as error:
         raise BadQuery(f"the picture to search by: {error}") from None
-
-
-def _hits(merged: Hits, q: int, k: int, segments: Mapping[int, Segment], leave_out: str | None) -> list[Hit]:
-    """One query's list, without padding, repeats and the item that is left out."""
-    real = merged.rows[q] >= 0
-    scores, rows, numbers = merged.scores[q][real], merged.rows[q][real], merged.segments[q][real]
-    entries: dict[int, tuple[Segment, Entry]] = {}
-    for number in np.unique(numbers).tolist():
-        places = np.flatnonzero(numbers == number)
-        known = segments[number].table.entries(rows[places])
-        entries |= {place: (segments[number], entry) for place, entry in zip(places.tolist(), known, strict=True)}
-    hits: list[Hit] = []
-    seen = {leave_out}
-    for place, score in enumerate(scores.tolist()):
-        segment, entry = entries[place]
-        if entry.id not in seen and len(hits) < k:
-            seen.add(entry.id)
-            hits.append(Hit(entry.id, score, entry.label, entry.text, entry.task, str(segment.made_by), entry.group))
-    return hits
 
 
 def _names(refs: Iterable[EncoderRef]) -> str:

@@ -1,7 +1,8 @@
 """What a run measures: each encoder version's embeddings of the test rows, and everything computed from them."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,25 @@ from perdure.config import RunConfig
 from perdure.data.tags import known_tags, tag_matrix
 from perdure.encoders import load_encoder
 from perdure.encoders.encoder import Encoder
-from perdure.index.segment import load_segment
+from perdure.files import write_whole
+from perdure.index.segment import Segment, load_segment
 from perdure.memory.accuracy_drift import AccuracyDrift, measure_drift
+from perdure.metrics.compatibility import average_compatibility, backward_compatibility, compatible
 from perdure.metrics.drift import neighbour_agreement
+from perdure.metrics.retrieval import retrieval_metrics
 from perdure.pipeline import Prepared
-from perdure.records import EncoderRef, Release, Task
+from perdure.records import EncoderRef, QueryModality, Release, Task
 from perdure.registry.registry import Registry
+from perdure.retrieval.bridge import QueryBridge, orthogonal_map
+from perdure.retrieval.calibration import FOLDS, Calibration, Known, fit_calibration, fold_of
 from perdure.retrieval.classification import ClassMeans, class_means, classification_metrics
 from perdure.retrieval.codes import code_metrics
 from perdure.retrieval.compensation import QUERY_DRIFT, QueryDrift, load_drifts, mean_drift
 from perdure.retrieval.cross_modal import cross_modal_drift, cross_modal_recalls
-from perdure.retrieval.evaluation import SplitEmbeddings, embed_split, search_metrics, task_metrics
+from perdure.retrieval.embedding import Embed, embed_here
+from perdure.retrieval.evaluation import SplitEmbeddings, embed_split, merge_metrics, search_metrics, task_metrics
 from perdure.retrieval.modalities import across_modalities
+from perdure.run.gates import Answers, approximate_recall, gates_of
 from perdure.run.report import COUNTS, Row, main_metric
 from perdure.strategies import STRATEGIES, Strategy
 
@@ -42,6 +50,8 @@ class StreamMeasures:
     folder: Path  # runs/<name>
     registry: Registry
     prepared: Prepared
+    embed_by: Embed = embed_here  # where test rows are embedded
+    _fits: dict[str, list[Calibration]] = field(default_factory=dict)  # by release
 
     def embeddings(self, ref: EncoderRef) -> SplitEmbeddings:
         """A version's embeddings of every test row of the stream, from the run's folder or computed again."""
@@ -55,7 +65,7 @@ class StreamMeasures:
 
     def embed(self, encoder: Encoder, ref: EncoderRef, digest: bytes) -> SplitEmbeddings:
         """Embed every test row and keep the result in the run's folder under the digest of the weights."""
-        embeddings = embed_split(encoder, self.prepared.pixels, self.prepared.dataset.items, self.test_rows())
+        embeddings = embed_split(encoder, self.prepared.pixels, self.prepared.dataset.items, self.test_rows(), self.embed_by)
         cached = self.folder / "embeddings" / f"{ref.run}-v{ref.version}.npz"
         cached.parent.mkdir(parents=True, exist_ok=True)
         text = embeddings.text if embeddings.text is not None else np.zeros((0, 0), dtype=np.float32)
@@ -126,8 +136,8 @@ class StreamMeasures:
         before = self.registry.manifest(EncoderRef(self.config.name, task)).meta["metrics"]["row"][metric]
         return measure_drift(before, row[metric], task)
 
-    def query_drift(self, task: Task, encoder: Encoder, rows: NDArray[np.int64]) -> QueryDrift | None:
-        """How far this task moved queries, pictures and captions, over rows that it was trained on; None for the first task.
+    def hop(self, task: Task, encoder: Encoder, rows: NDArray[np.int64]) -> tuple[QueryDrift, QueryBridge] | None:
+        """How this task moved queries, pictures and captions, over rows that it was trained on; None for the first task.
 
         Args:
             task: that was learned.
@@ -141,13 +151,16 @@ class StreamMeasures:
         own = own[np.unique(np.linspace(0, max(len(own) - 1, 0), min(len(own), _DRIFT_ROWS)).astype(np.int64))]
         if len(own) == 0:  # nothing was learned, so nothing moved
             zero = np.zeros(encoder.embedding_dim, np.float32)
-            return QueryDrift(zero, None if encoder.text is None else zero)
+            same = np.eye(encoder.embedding_dim, dtype=np.float32)
+            return QueryDrift(zero, None if encoder.text is None else zero), QueryBridge(same, None if encoder.text is None else same)
         before, after = (
             embed_split(each, self.prepared.pixels, self.prepared.dataset.items, own)
             for each in (load_encoder(self.registry.folder(parent)), encoder)
         )
-        text = None if before.text is None or after.text is None else mean_drift(before.text, after.text)
-        return QueryDrift(mean_drift(before.image, after.image), text)
+        drift, turn = mean_drift(before.image, after.image), orthogonal_map(before.image, after.image)
+        if before.text is None or after.text is None:
+            return QueryDrift(drift, None), QueryBridge(turn, None)
+        return QueryDrift(drift, mean_drift(before.text, after.text)), QueryBridge(turn, orthogonal_map(before.text, after.text))
 
     def cross_modal(self) -> dict[str, Any]:
         """What every index policy finds across modalities after each task, and how far both modalities moved; {} without captions."""
@@ -178,16 +191,109 @@ class StreamMeasures:
             out.append(mean if np.isfinite(mean) else None)
         return out
 
-    def search(self, release: Release, task: Task) -> dict[str, list[float | None]]:
-        """Search everything indexed so far, under the release's policy and merge: one value for each task learned so far."""
-        segments = [load_segment(self.registry.files(use.segment), ref=use.segment, made_by=use.made_by) for use in release.segments]
+    def compatibility(self) -> dict[str, Any]:
+        """The matrix of every encoder with every older one's gallery, AC, BC, and which pairs policy keep may use; {} for one task."""
+        tasks, labels = self.prepared.stream.tasks, self.prepared.stream.labels
+        if len(tasks) < 2:
+            return {}
+        versions = [self.embeddings(EncoderRef(self.config.name, task.index + 1)) for task in tasks]
+        matrix: list[list[float | None]] = [[None] * len(tasks) for _ in tasks]
+        for j in range(len(tasks)):
+            query, gallery = (np.unique(np.concatenate([getattr(task, side) for task in tasks[: j + 1]])) for side in ("query", "gallery"))
+            made = versions[j].of(gallery).image
+            for i in range(j, len(tasks)):
+                asked = versions[i].of(query).image
+                found = retrieval_metrics(asked, made, labels[query], labels[gallery], query_ids=query, gallery_ids=gallery, ks=(1,))
+                matrix[i][j] = found["recall@1"] if np.isfinite(found["recall@1"]) else None
+        figures = {"AC": average_compatibility(matrix), "BC": backward_compatibility(matrix)}
+        return {"matrix": matrix, **figures, "keep": compatible(matrix)}
+
+    def search(self, release: Release, task: Task, fits: Sequence[Calibration] = ()) -> Row:
+        """Search everything indexed so far, under the release's policy and merge: one value for each task learned so far.
+
+        Args:
+            fits: for a learned merge, one for each fold; see `search_metrics`.
+        """
+        segments = self._segments(release)
         vectors = {ref: self.embeddings(ref) for ref in release.encoders()}
         drifts = load_drifts(self.registry, release)
         rows = [
-            search_metrics(release, segments, vectors, learned, self.prepared.dataset.items, drifts=drifts)
+            search_metrics(release, segments, vectors, learned, self.prepared.dataset.items, drifts=drifts, calibrations=fits)
             for learned in self.prepared.stream.tasks[: task.index + 1]
         ]
         return {name: [row.get(name) for row in rows] for name in rows[0]}
+
+    def merges(self, release: Release, task: Task) -> dict[str, Row]:
+        """As `search`, under every merge, by its name; of a release in which every vector is queried by its maker."""
+        segments = self._segments(release)
+        vectors = {ref: self.embeddings(ref) for ref in release.encoders()}
+        fits = self.calibrations(release)
+        rows = [
+            merge_metrics(release, segments, vectors, learned, self.prepared.dataset.items, fits)
+            for learned in self.prepared.stream.tasks[: task.index + 1]
+        ]
+        return {merge: {name: [row[merge].get(name) for row in rows] for name in rows[0][merge]} for merge in rows[0]}
+
+    def calibrations(self, release: Release) -> list[Calibration]:
+        """What the release's merge is fitted to, for each fold on the items of the others; the first is the one that is published.
+
+        Of earlier tasks nothing is looked at but what the gallery of the release stores: vectors, captions, classes; of its own task, the
+        gallery's pictures as every encoder of the release sees them. What only earlier releases could be fitted to is carried on from them,
+        by fold, so that no fit has seen the queries that it is measured by.
+        """
+        if release.id not in self._fits:
+            segments = self._segments(release)
+            known = self._known(release, segments)
+            parent = self.registry.release(release.parent) if release.parent else None
+            fitted = parent is not None and all(use.queried_by == use.made_by for use in parent.segments)  # not one of policy keep
+            earlier: Sequence[Calibration | None] = self.calibrations(parent) if parent is not None and fitted else [None] * FOLDS
+            self._fits[release.id] = [
+                fit_calibration(release, segments, known, before, use=lambda item_id, fold=fold: fold_of(item_id) != fold)
+                for fold, before in enumerate(earlier)
+            ]
+        return self._fits[release.id]
+
+    def _known(self, release: Release, segments: Sequence[Segment]) -> dict[EncoderRef, list[Known]]:
+        """What each encoder of a release makes of the pictures that its task brought, and of captions, also of what it made itself."""
+        tasks = self.prepared.stream.tasks
+        out: dict[EncoderRef, list[Known]] = {}
+        for ref in release.encoders():
+            stored = {task for segment in segments if segment.made_by == ref for task in segment.table.distinct_tasks()}
+            pictures = self._known_of(ref, tasks[release.task].gallery, "image")
+            captions = [self._known_of(ref, tasks[number].gallery, "text") for number in sorted(stored | {release.task})]
+            out[ref] = [known for known in (pictures, *captions) if known is not None]
+        return out
+
+    def _known_of(self, ref: EncoderRef, rows: NDArray[np.int64], modality: QueryModality) -> Known | None:
+        """What an encoder makes of the pictures of some rows, or of their captions; None where there are none."""
+        embeddings, items = self.embeddings(ref).of(rows), self.prepared.dataset.items
+        vectors = embeddings.image if modality == "image" else embeddings.text
+        if vectors is None or len(vectors) == 0:
+            return None
+        of = rows if modality == "image" else rows[embeddings.text_of]
+        task_of = {int(row): task.index for task in self.prepared.stream.tasks for row in task.gallery}
+        ids, labels = ([getattr(items[int(row)], name) for row in of] for name in ("id", "label"))
+        return Known(ids, labels, np.array([task_of[int(row)] for row in of], dtype=np.int64), vectors, modality)
+
+    def gates(self, release: Release) -> list[dict[str, Any]]:
+        """What the release loses beside the one before, with the limits of the config; see `run.gates`."""
+        tasks, segments = self.prepared.stream.tasks, self._segments(release)
+        now = self._answers(release, segments)
+        parent = self.registry.release(release.parent) if release.parent else None
+        before = None if parent is None else self._answers(parent, self._segments(parent))
+        approximate = None
+        if self.config.index.kind in ("hnsw", "ivfpq"):
+            of_makers = {use.made_by: self.embeddings(use.made_by).of(tasks[release.task].query).image for use in release.segments}
+            approximate = approximate_recall(segments, [use.made_by for use in release.segments], of_makers)
+        old = tasks[: release.task] if parent is not None else ()
+        return gates_of(self.config.gates, old, self.prepared.stream.labels, before, now, approximate)
+
+    def _answers(self, release: Release, segments: Sequence[Segment]) -> Answers:
+        vectors = {ref: self.embeddings(ref) for ref in (*release.encoders(), *(use.made_by for use in release.segments))}
+        return Answers(release, segments, vectors, load_drifts(self.registry, release))
+
+    def _segments(self, release: Release) -> list[Segment]:
+        return [load_segment(self.registry.files(use.segment), ref=use.segment, made_by=use.made_by) for use in release.segments]
 
     def baseline(self) -> Row:
         """Every retrieval metric of each task by the encoder that the first task starts from; measured once, kept in the run's folder."""
@@ -195,9 +301,7 @@ class StreamMeasures:
         if not path.exists():
             stream, items = self.prepared.stream, self.prepared.dataset.items
             encoder = pipeline.untrained(self.config, self.prepared)
-            embeddings = embed_split(encoder, self.prepared.pixels, items, self.test_rows())
+            embeddings = embed_split(encoder, self.prepared.pixels, items, self.test_rows(), self.embed_by)
             rows = [task_metrics(embeddings, task, stream.labels) for task in stream.tasks]
-            beside = path.with_suffix(".writing")
-            beside.write_text(json.dumps({name: [row.get(name) for row in rows] for name in rows[0] if name not in COUNTS}))
-            beside.replace(path)
+            write_whole(path, json.dumps({name: [row.get(name) for row in rows] for name in rows[0] if name not in COUNTS}))
         return json.loads(path.read_text())

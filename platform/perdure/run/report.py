@@ -8,6 +8,7 @@ import numpy as np
 from perdure.config import RunConfig
 from perdure.errors import PerdureError
 from perdure.metrics import continual
+from perdure.metrics.compatibility import COMPATIBILITY_DEFINITIONS
 from perdure.metrics.datasets import DATASET_DEFINITIONS, by_dataset, harmonic_matrix
 from perdure.metrics.drift import AGREEMENT_DEFINITION, DRIFT_DEFINITIONS
 from perdure.metrics.profile import DEFINITIONS as PROFILE_DEFINITIONS
@@ -15,10 +16,12 @@ from perdure.metrics.retrieval import DEFINITIONS
 from perdure.pipeline import Prepared
 from perdure.records import EncoderRef
 from perdure.registry.registry import Registry
+from perdure.retrieval.backfill_curve import backfill_curves
 from perdure.retrieval.classification import CLASSIFICATION_DEFINITIONS, CLASSIFICATION_METRICS, top1_over_time
 from perdure.retrieval.codes import CODE_DEFINITIONS
 from perdure.retrieval.cross_modal import CROSS_MODAL_DEFINITIONS
 from perdure.retrieval.evaluation import TASK_DEFINITIONS, SplitEmbeddings
+from perdure.retrieval.guard import BACKFILL_DEFINITIONS
 from perdure.retrieval.modalities import MODALITY_DEFINITIONS, over_tasks
 from perdure.retrieval.profiles import profiles
 from perdure.stream.task_stream import TaskStream
@@ -39,6 +42,7 @@ def compose_report(
     baseline: Row,
     cross_modal: Mapping[str, Any],
     agreement: Sequence[float | None],
+    compatibility: Mapping[str, Any],
 ) -> dict[str, Any]:
     """`report.json` of a learned stream; the shape is a contract (DESIGN 4).
 
@@ -47,6 +51,7 @@ def compose_report(
         baseline: every metric of each task by the encoder that the first task started from.
         cross_modal: what every index policy finds across modalities; empty without captions.
         agreement: of each task, what its parent and the encoder that learned it agree on.
+        compatibility: of every encoder with every older one's gallery; empty for one task.
     """
     stream = prepared.stream
     refs = [EncoderRef(config.name, task.index + 1) for task in stream.tasks]
@@ -61,6 +66,7 @@ def compose_report(
     summary = _summary(matrices, [meta["metrics"].get("unseen") for meta in metas], unseen, baseline, sizes)
     codes = [meta["metrics"]["codes"] for meta in metas if "codes" in meta["metrics"]]
     releases = registry.releases(config.name)
+    backfills = backfill_curves(releases)
     across = [meta["metrics"]["modalities"] for meta in metas if "modalities" in meta["metrics"]]
     return {
         "name": config.name,
@@ -76,6 +82,8 @@ def compose_report(
             **(CODE_DEFINITIONS if codes else {}),
             **({**CROSS_MODAL_DEFINITIONS, **DRIFT_DEFINITIONS} if cross_modal else {}),
             **(MODALITY_DEFINITIONS if across else {}),
+            **(COMPATIBILITY_DEFINITIONS if compatibility else {}),
+            **(BACKFILL_DEFINITIONS if backfills else {}),
         },
         "tasks": [
             {
@@ -100,6 +108,7 @@ def compose_report(
                 **release.metrics["search"],
             }
             for release in releases
+            if "search" in release.metrics  # the steps of a backfill are measured by its guard
         },
         "agreement": list(agreement),
         "baseline": baseline,
@@ -109,6 +118,8 @@ def compose_report(
         **_datasets([task.name for task in stream.tasks], matrices, unseen),
         **({"cross_modal": cross_modal} if cross_modal else {}),
         **({"modalities": over_tasks(across, [task.modality for task in stream.tasks])} if across else {}),
+        **({"compatibility": compatibility} if compatibility else {}),
+        **({"backfill": backfills} if backfills else {}),
         "releases": [release.id for release in releases],
         "encoders": [str(ref) for ref in refs],
         "train": [

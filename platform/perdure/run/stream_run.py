@@ -5,7 +5,6 @@ accuracy matrix. A run that starts again with the same name goes on behind the l
 """
 
 import hashlib
-import io
 import json
 import shutil
 import tempfile
@@ -15,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from perdure import pipeline
 from perdure.checks import resolved
 from perdure.config import IndexConfig, RunConfig
+from perdure.data.pixels import picture_to_store
 from perdure.encoders import load_encoder
 from perdure.errors import ConfigError, NotFound
+from perdure.files import write_whole
 from perdure.identity import claim, fingerprint, first_task_fingerprint, refuse_other
 from perdure.index.segment import build_segment
 from perdure.pictures import save_pictures
@@ -30,8 +30,10 @@ from perdure.progress import Progress, SilentProgress
 from perdure.records import EncoderRef, Release, SegmentRef, Task
 from perdure.registry.lease import Lease, hold
 from perdure.registry.registry import Registry, open_registry
+from perdure.retrieval.bridge import QUERY_BRIDGE
 from perdure.retrieval.classification import ClassMeans
 from perdure.retrieval.compensation import QUERY_DRIFT
+from perdure.retrieval.merging import LEARNED
 from perdure.retrieval.policies import next_release
 from perdure.run.measures import CLASS_MEANS, StreamMeasures
 from perdure.run.report import COUNTS, compose_report, main_metric
@@ -39,8 +41,6 @@ from perdure.settings import settings
 from perdure.strategies import STRATEGIES
 
 __all__ = ["StreamRun", "learn_stream"]
-
-_LARGEST_STORED = 64 * 1024  # bytes of an encoded picture that is stored with its segment as it is
 
 
 def learn_stream(
@@ -69,10 +69,7 @@ def learn_stream(
                 on_task(run.so_far(task))
         report = run.report()
         save_pictures(run.folder, run.registry, run.prepared, report["releases"][-1], run.measures.embeddings)
-        path = run.folder / "report.json"
-        beside = path.with_suffix(".writing")
-        beside.write_text(json.dumps(report, indent=1))
-        beside.replace(path)
+        write_whole(run.folder / "report.json", json.dumps(report, indent=1))
     return report
 
 
@@ -156,10 +153,10 @@ class StreamRun:
         means = self.measures.class_means(task, encoder, rows_read)
         means.save(outcome / CLASS_MEANS)
         files[CLASS_MEANS] = outcome / CLASS_MEANS
-        drift = self.measures.query_drift(task, encoder, rows_read)
-        if drift is not None:
-            drift.save(outcome / QUERY_DRIFT)
-            files[QUERY_DRIFT] = outcome / QUERY_DRIFT
+        hop = self.measures.hop(task, encoder, rows_read)
+        for name, each in zip((QUERY_DRIFT, QUERY_BRIDGE), hop or (), strict=hop is not None):
+            each.save(outcome / name)
+            files[name] = outcome / name
         metrics = self.measures.rows(task, encoder, embeddings, means)
         meta = {
             "task": task.index,
@@ -180,7 +177,7 @@ class StreamRun:
         """Which items a task read, for whoever wants proof that no earlier one was among them."""
         reads = self.folder / "reads" / f"{task.index:03d}.json"
         reads.parent.mkdir(parents=True, exist_ok=True)
-        reads.write_text(json.dumps(ids))
+        write_whole(reads, json.dumps(ids))
 
     def _show(self, made_up: Path, task: Task) -> None:
         """Put what is for the report's eyes where it looks, wherever the task was learned."""
@@ -221,10 +218,10 @@ class StreamRun:
             "config": self.config.plain(),
             "taken_over_from": str(other),
         }
-        self._still_ours()
-        self.registry.publish_encoder(self.config.name, 1, files, parent=None, meta=meta)
         if read is not None:
             self._record_reads(task, read)
+        self._still_ours()
+        self.registry.publish_encoder(self.config.name, 1, files, parent=None, meta=meta)
         return meta
 
     def _first_task(self) -> str:
@@ -263,6 +260,7 @@ class StreamRun:
         """
         tasks = self.prepared.stream.tasks[: task.index + 1] if index.policy == "reindex" else (task,)
         segment = self._segment(ref, tasks, index)
+        older = [] if previous is None or not index.both else list(dict.fromkeys(use.made_by for use in previous.segments))
         release = next_release(
             index.policy,
             previous,
@@ -271,18 +269,23 @@ class StreamRun:
             id=f"{self.config.name}@v{self.registry.next_version('release', self.config.name)}",
             run=self.config.name,
             task=task.index,
-            merge=index.merge,
+            merge=index.merge_of_release(),
             compensate=index.compensate,
+            both=[(self._segment(maker, (task,), index), maker) for maker in older],
         )
-        release = replace(release, metrics={"search": self.measures.search(release, task)})
+        fits = self.measures.calibrations(release) if release.merge in LEARNED else []
+        search = self.measures.search(release, task, fits)
+        release = replace(release, metrics={"search": search, "gates": self.measures.gates(release)})
         self._still_ours()
+        if fits:
+            release = replace(release, calibration=self.registry.publish_calibration(fits[0].to_bytes()))
         return self.registry.publish_release(release)
 
     def _segment(self, ref: EncoderRef, tasks: Sequence[Task], index: IndexConfig) -> SegmentRef:
         """The segment of some tasks' galleries by one encoder; the one of the registry when it has been built before."""
         rows = np.concatenate([task.gallery for task in tasks])
         of_task = np.concatenate([np.full(len(task.gallery), task.index) for task in tasks])
-        plain = index.model_dump(exclude={"policy", "merge", "compensate"})
+        plain = index.of_segment()
         key = hashlib.sha256(json.dumps([str(ref), rows.tolist(), plain]).encode()).hexdigest()
         for candidate in self.registry.segments(self.config.name):
             if self.registry.manifest(candidate).meta.get("key") == key:
@@ -294,7 +297,7 @@ class StreamRun:
                 items,
                 task=of_task.tolist(),
                 folder=Path(folder),
-                thumbnails=lambda at: _thumbnail(self.prepared.dataset.image_bytes(int(rows[at]))),
+                thumbnails=lambda at: picture_to_store(self.prepared.dataset.image_bytes(int(rows[at]))),
                 **plain,
             )
             meta = {"key": key, "items": len(items), "tasks": [task.index for task in tasks]}
@@ -330,6 +333,7 @@ class StreamRun:
             baseline=baseline,
             cross_modal=cross_modal,
             agreement=self.measures.agreement(len(self.prepared.stream.tasks)),
+            compatibility=self.measures.compatibility(),
         )
 
     def _closing_line(self, task: Task, release: Release) -> str:
@@ -344,17 +348,6 @@ class StreamRun:
             moves = ", ".join(f"task {j + 1} {_percent(before[j])} -> {_percent(row[j])}" for j in range(task.index))
             line += f"; before it and now: {moves}"
         return f"{line}; release {release.id} ({release.policy})"
-
-
-def _thumbnail(data: bytes) -> bytes:
-    """The stored picture itself when it is small, else a JPEG of at most 256 pixels."""
-    if len(data) <= _LARGEST_STORED:
-        return data
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    image.thumbnail((256, 256))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=88)
-    return out.getvalue()
 
 
 def _percent(value: float | None) -> str:

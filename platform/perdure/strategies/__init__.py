@@ -3,6 +3,7 @@
 from perdure.catalog import Catalog
 from perdure.strategies.adversarial_alignment import AdversarialAlignment
 from perdure.strategies.alasso import ALASSO
+from perdure.strategies.compatible import CompatibleTraining
 from perdure.strategies.correlation import CorrelationDistillation
 from perdure.strategies.correlation_all_teachers import CorrelationAllTeachers
 from perdure.strategies.domain_uncertainty_hashing import DomainUncertaintyHashing
@@ -33,6 +34,7 @@ STRATEGIES: Catalog[Strategy] = Catalog(
         "l1": L1Distillation,
         "l2": L2Distillation,
         "mmd": MMDDistillation,
+        "compatible": CompatibleTraining,
         "correlation": CorrelationDistillation,
         "correlation_all_teachers": CorrelationAllTeachers,
         "dual": DualDistillation,

@@ -13,7 +13,7 @@ term of any strategy needs to know that there are workers, and no wrapper module
 Letters: B rows of the global batch, W workers, D embedding.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -43,6 +43,10 @@ class Workers(Protocol):
         """Replace float tensors, in place, by their means over the workers; all workers pass the same list."""
         ...
 
+    def meet(self) -> None:
+        """Wait for all workers, however long one is behind: after work between two steps, which no timeout of a step is made for."""
+        ...
+
 
 class Alone:
     """One process: the global batch is the local one."""
@@ -62,16 +66,28 @@ class Alone:
     def average(self, tensors: Iterable[Tensor]) -> None:
         """A mean over one is the thing itself."""
 
+    def meet(self) -> None:
+        """Nobody else is awaited."""
+
 
 ALONE = Alone()
 
 
 class Distributed:
-    """The processes of torch.distributed's default group (gloo on CPU, nccl on GPU)."""
+    """The processes of torch.distributed's default group (gloo on CPU, nccl on GPU).
 
-    def __init__(self) -> None:
+    Args:
+        meet: a barrier without the group's timeout.
+    """
+
+    def __init__(self, meet: Callable[[], object] = dist.barrier) -> None:
+        self._meet = meet
         self.rank = dist.get_rank()
         self.num = dist.get_world_size()
+
+    def meet(self) -> None:
+        """See `Workers`."""
+        self._meet()
 
     def slice_of(self, size: int) -> slice:
         """Contiguous slices whose lengths differ by at most one."""

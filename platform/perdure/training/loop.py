@@ -109,6 +109,8 @@ def train_task(
     else:
         with precision.autocast():
             strategy.prepare()
+    workers.meet()  # one may have decoded a cold cache, or made up pictures, and be late
+    if state is None:
         workers.average(value for value in strategy.state_dict().values() if value.is_floating_point())  # the same on all, to the bit
 
     for module in trained.values():
@@ -176,6 +178,7 @@ def train_task(
     for module in trained.values():
         module.eval()
     strategy.consolidate(encoder, _Examples(data, tokens, precision, random_seed(schedule.seed, task_index, _EXAMPLES)))
+    workers.meet()
     workers.average(value for value in strategy.state_dict().values() if value.is_floating_point())
     return replace(meter.summary(), read=_rows_read(data.pixels, workers), peak_memory_mb=round(memory.mib(), 1))
 

@@ -33,7 +33,7 @@ class FirstTasks(Section):
 
     def overrides(self) -> tuple[str, ...]:
         """What is another in a trial than in the base run."""
-        return (f"stream.validation={{share: {self.held_out}, tasks: {self.tasks}}}",)
+        return _validation(self.held_out, self.tasks)
 
 
 class CurrentTaskValidation(Section):
@@ -51,7 +51,7 @@ class CurrentTaskValidation(Section):
 
     def overrides(self) -> tuple[str, ...]:
         """What is another in a trial than in the base run."""
-        return (f"stream.validation={{share: {self.held_out}, tasks: {'null' if self.tasks is None else self.tasks}}}",)
+        return _validation(self.held_out, self.tasks)
 
 
 class TwoPhase(Section):
@@ -82,3 +82,7 @@ class Oracle(Section):
 
 
 Protocol = Annotated[FirstTasks | CurrentTaskValidation | TwoPhase | Oracle, Field(discriminator="name")]
+
+
+def _validation(held_out: float, tasks: int | None) -> tuple[str, ...]:
+    return (f"stream.validation={{share: {held_out}, tasks: {'null' if tasks is None else tasks}}}",)

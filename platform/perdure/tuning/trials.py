@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import ConfigError
+from perdure.files import write_whole
 from perdure.tuning.config import SweepConfig
 
 __all__ = ["TrialRecord", "Trials", "trial_name"]
@@ -67,7 +68,7 @@ class Trials:
                 problem = f"sweep '{sweep.name}' exists with another configuration in {self._sweep}"
                 raise ConfigError(f"{problem}; choose another name, or remove that folder", lines)
         self._folder.mkdir(parents=True, exist_ok=True)
-        _write(path, now)
+        write_whole(path, json.dumps(now, indent=1))
 
     def all(self) -> list[TrialRecord]:
         """Every record, in the order in which the trials began."""
@@ -85,10 +86,4 @@ class Trials:
 
     def save(self, record: TrialRecord) -> None:
         """Write a record in place of what was there."""
-        _write(self._folder / f"{record.name}.json", asdict(record))
-
-
-def _write(path: Path, plain: Any) -> None:
-    beside = path.with_suffix(".writing")
-    beside.write_text(json.dumps(plain, indent=1))
-    beside.replace(path)
+        write_whole(self._folder / f"{record.name}.json", json.dumps(asdict(record), indent=1))
