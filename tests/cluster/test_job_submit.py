@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from ports import free_port
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from perdure.console import EXIT_CODES
@@ -76,12 +76,6 @@ def dashboard() -> Iterator[str]:
     cluster.terminate()
     cluster.wait(60)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def answers(url: str) -> bool:

@@ -1,12 +1,12 @@
 """The whole path on a real local Ray: learned by Ray Train, indexed, released, promoted, served by Ray Serve, searched over HTTP."""
 
 import json
-import socket
 from pathlib import Path
 
 import httpx
 import pytest
 import torch
+from ports import free_port
 
 from perdure.cluster.train import learn_with_ray
 from perdure.config import RunConfig, parse
@@ -32,12 +32,6 @@ SMALL = {
 
 def config(name: str, workers: int, *overrides: str) -> RunConfig:
     return parse({**SMALL, "name": name, "workers": {"num": workers, "threads": 1}}, list(overrides))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_learned_on_ray_equals_learned_here_and_is_found_over_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,14 @@ def test_no_pod_runs_as_root_or_may_become_it(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_no_container_can_write_its_root_and_each_has_a_place_for_temporary_files(variant: str) -> None:
+    autoscalers = [cluster_spec(document).get("autoscalerOptions") for document in ray_kinds(render(variant))]
+    for name, container in [*containers(variant), *(("autoscaler", options) for options in autoscalers if options)]:
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True, name
+        assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"], name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_only_heads_with_an_autoscaler_get_a_token_of_the_api_server(variant: str) -> None:
     for document in ray_kinds(render(variant)):
         head, *others = pod_templates(document)

@@ -1,6 +1,7 @@
 """Domain-uncertainty hashing: each term against the plain formula, which side learns when, and what it refuses."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from perdure.checks import check
 from perdure.config import parse
 from perdure.encoders import Encoder, build_encoder, load_encoder, save_encoder
 from perdure.errors import ConfigError
-from perdure.records import Embedded
+from perdure.records import Batch, Embedded
 from perdure.strategies import STRATEGIES, TaskContext
 from perdure.strategies.domain_uncertainty_hashing import DomainUncertaintyHashing
 
@@ -148,6 +149,39 @@ def test_what_it_learns_tells_the_classes_apart_in_bits() -> None:
     apart = (bits[0][:, None] != bits[1][None]).sum(dim=2)
     same = labels[:, None] == labels
     assert int(apart[same].max()) < int(apart[~same].min())
+
+
+class FourPairs:
+    """`Examples` of four pictures and their captions."""
+
+    def batches(self, *, size: int, per_class: int, count: int) -> Iterator[Batch]:
+        for step in range(count):
+            rows = torch.arange(4)
+            pictures = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+            yield Batch(rows, rows % 2, pictures, torch.ones(4, 1, dtype=torch.int64))
+
+
+def test_bits_in_which_captions_are_the_opposite_of_their_pictures_are_turned_once() -> None:
+    strategy, encoder, _ = started()
+    heads, images = encoder.hashing, torch.rand(4, 3, 16, 16)
+    assert heads is not None
+    opposite = torch.tensor([True, False, True, True, False, False, False, False])
+    with torch.no_grad():
+        heads.image.bias.copy_(torch.tensor([5.0, 5, -5, 5, 5, -5, 5, -5]))
+        heads.text.bias.copy_(torch.where(opposite, -heads.image.bias, heads.image.bias))
+
+    def differing() -> Tensor:
+        return (encoder.embed_images(images) >= 0) != (encoder.embed_texts(["red"] * 4) >= 0)
+
+    weights = {name: parameter.clone() for name, parameter in encoder.named_parameters()}
+    assert torch.equal(differing(), opposite.expand(4, 8))
+    strategy.consolidate(encoder, FourPairs())
+    assert not differing().any()
+    strategy.consolidate(encoder, FourPairs())
+    assert not differing().any()
+    turned = {name for name, parameter in encoder.named_parameters() if not torch.equal(parameter, weights[name])}
+    assert turned == {"hashing.text.weight", "hashing.text.bias"}
+    assert torch.equal(heads.text.weight[~opposite], weights["hashing.text.weight"][~opposite])
 
 
 def test_stored_codes_are_as_long_as_asked_and_survive_storage(tmp_path: Path) -> None:

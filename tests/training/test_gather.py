@@ -2,12 +2,12 @@
 
 import copy
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from ports import free_port
 from safetensors.torch import load_file, save_file
 from third_task import OPTIONS, SHARED_LAYERS, equip, third_task
 from torch import distributed as dist
@@ -25,12 +25,6 @@ METRICS = {  # fine-tuning by a loss whose parameters, or whose memory and rando
     "proxies": {"name": "proxy_anchor"},
     "memory": {"name": "multi_similarity", "memory": 30, "miner": "distance_weighted"},
 }
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def learn(name: str, encoder: Encoder, task: TaskData, workers: Workers) -> tuple[Encoder, list[int], dict[str, float]]:

@@ -30,3 +30,13 @@ class HashHeads(nn.Module):
         head = self.image if modality == "image" else self.text
         with torch.autocast(embeddings.device.type, enabled=False):
             return head(embeddings.float()).tanh()
+
+    def turn(self, bits: Tensor) -> None:
+        """Give these bits of captions the other sign.
+
+        Args:
+            bits: (K,) bool.
+        """
+        with torch.no_grad():
+            for parameter in self.text.parameters():
+                parameter[bits] *= -1

@@ -3,6 +3,7 @@
 Chen, "Continual and cross-modal retrieval" (PhD thesis, Leiden 2021), ch. 3, Eq. (3.1) to (3.7).
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Literal, cast
@@ -12,16 +13,25 @@ from torch import Tensor, nn
 
 from perdure.encoders.encoder import Encoder
 from perdure.errors import ConfigError
-from perdure.losses import multi_label_cross_entropy, multi_level_similarity, negative_entropy, pair_likelihood, quantisation, unit_rows
+from perdure.losses import (
+    binary_codes,
+    multi_label_cross_entropy,
+    multi_level_similarity,
+    negative_entropy,
+    pair_likelihood,
+    quantisation,
+    unit_rows,
+)
 from perdure.losses.ranges import Fraction
 from perdure.records import Embedded
 from perdure.strategies.adversary import fully_connected
 from perdure.strategies.ranking import Weight
-from perdure.strategies.strategy import Strategy, TaskContext
+from perdure.strategies.strategy import Examples, Strategy, TaskContext
 
 __all__ = ["DomainUncertaintyHashing"]
 
 _MODALITIES = 2
+log = logging.getLogger(__name__)
 
 
 class DomainUncertaintyHashing(Strategy):
@@ -36,6 +46,10 @@ class DomainUncertaintyHashing(Strategy):
 
     Labels are an item's tags, or its class where it has none (`labels: class` takes the class always). There are no ranking terms. Protects
     nothing of earlier tasks; the predictors begin anew with each.
+
+    Nearly all pairs are of different classes, and what tells L_pairs so at once is a bit that is the same for all pictures and the opposite
+    for all captions. Such bits rank nothing but hold matching codes apart, too, by a third of their length, so that a lookup by radius
+    finds nothing. So when a task is learned, the bits in which a picture and its own caption mostly differ get the other sign in captions.
 
     Raises:
         ConfigError: (when a task begins) the encoder has no hash heads, or the stream no captions.
@@ -125,6 +139,18 @@ class DomainUncertaintyHashing(Strategy):
             "quantisation": quantisation(image_codes) + quantisation(text_codes),
         }
         return {name: self._weights[name] * term for name, term in terms.items() if self._weights[name] > 0}
+
+    def consolidate(self, encoder: Encoder, examples: Examples) -> None:
+        """Turn the bits of captions that are mostly the opposite of the pictures'."""
+        heads = encoder.hashing
+        assert heads is not None
+        agreement = torch.zeros(heads.bits, device=encoder.device)
+        with torch.no_grad():
+            for batch in examples.batches(size=64, per_class=1, count=16):
+                image, text = encoder(*batch.inputs)
+                agreement += (binary_codes(heads(image, "image")) * binary_codes(heads(text, "text"))).sum(dim=0)
+        heads.turn(agreement < 0)
+        log.info("%s: %d of %d bits turned in captions", self.name, int((agreement < 0).sum()), heads.bits)
 
     def end_task(self, encoder: Encoder) -> None:
         """Let go of the predictors."""
