@@ -344,7 +344,7 @@ def _promote_and_die(number, barrier, answers, root):
     registry = open_registry(root)
     barrier.wait()
     if number == 0:
-        registry._record = lambda *_: answers.put("died") or os._exit(0)  # after the swap, before the journal
+        registry._channels._record = lambda *_: answers.put("died") or os._exit(0)  # after the swap, before the journal
         registry.promote("demo@v1")
     answers.put("idle")
 

@@ -249,7 +249,9 @@ def untested(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"do": "mangle"}, "PUT", "", "bytes came back different"),
     ],
 )
-def test_a_server_that_does_not_keep_its_word_is_not_written_to(bucket: Bucket, s3: S3Server, fault: dict, method: str, query: str, why: str):
+def test_a_server_that_does_not_keep_its_word_is_not_written_to(
+    bucket: Bucket, s3: S3Server, fault: dict, method: str, query: str, why: str
+):
     store = bucket.open()
     s3.fault(at=bucket.prefix, method=method, query=query, **fault)
     for write in (lambda: store.create("k", b""), lambda: store.swap_pointer("p", b"", None)):

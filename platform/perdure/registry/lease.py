@@ -121,6 +121,7 @@ class Lease:
                         f"{self._ttl_s:g} s; nothing more is published by this one"
                     )
 
+
 @contextlib.contextmanager
 def hold(store: Store, name: str, *, ttl_s: float = TTL_S, progress: Progress | None = None) -> Generator[Lease]:
     """Hold the lease of a run while the block runs.

@@ -1,19 +1,15 @@
 """The registry: versions of encoders, segments and releases, and the channels that say which release is live.
 
-    encoders/<run>/v<N>/manifest.json        written last: before it, the version does not exist
-    encoders/<run>/v<N>/<digest>/<file>      the digest is of the bytes, so an abandoned attempt stands in nobody's way
-    segments/<run>/v<N>/...                  the same
-    releases/<run>/v<N>/manifest.json
-    calibrations/<sha256>.safetensors        what a release's merge was fitted to; the release names it
-    edits/<run>/<N>.json                     the log of what was written and deleted by hand; see `registry.edits`
-    channels/<channel>.json                  one pointer, moved by compare-and-swap; it carries the record of its last move
-    journal/<time>-<channel>-<number>.json   one entry a move
-
-A move is journalled after the swap, and every mover first journals the move that it finds in the pointer (create-once, so
-twice is once): a process that dies between the two leaves no gap.
+encoders/<run>/v<N>/manifest.json        written last: before it, the version does not exist
+encoders/<run>/v<N>/<digest>/<file>      the digest is of the bytes, so an abandoned attempt stands in nobody's way
+segments/<run>/v<N>/...                  the same
+releases/<run>/v<N>/manifest.json
+calibrations/<sha256>.safetensors        what a release's merge was fitted to; the release names it
+edits/<run>/<N>.json                     the log of what was written and deleted by hand; see `registry.edits`
+channels/<channel>.json                  one pointer; see `registry.channels`
+journal/<time>-<channel>-<number>.json   one entry a move; see there
 """
 
-import getpass
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,11 +19,12 @@ from typing import Any
 from perdure.catalog import did_you_mean
 from perdure.errors import Conflict, Corrupt, Exists, GateRefused, Incompatible, NotFound, RegistryError
 from perdure.records import EncoderRef, Release, SegmentRef, Traffic
+from perdure.registry.channels import Channels
 from perdure.registry.edits import EditLog
-from perdure.registry.manifest import FileEntry, Manifest, now, release_from_plain, release_to_plain, seal, unseal
+from perdure.registry.manifest import FileEntry, Manifest, now, release_from_plain, release_to_plain
 from perdure.registry.store import Store, check_key, open_store, sha256_of
 
-__all__ = ["Registry", "open_registry", "this_user"]
+__all__ = ["Registry", "open_registry"]
 
 _HISTORY = 200  # how many rollbacks in a row are possible
 _MANIFEST = re.compile(r"([^/]+)/([^/]+)/v(\d+)/manifest\.json")
@@ -45,6 +42,7 @@ class Registry:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._edits: dict[str, EditLog] = {}
+        self._channels = Channels(store)
 
     def edits(self, run: str) -> EditLog:
         """The log of writes of a run, which need not have begun."""
@@ -212,18 +210,17 @@ class Registry:
 
     def channel(self, name: str = "live") -> Release | None:
         """The release that a channel points to, or None when nothing was promoted to it."""
-        pointer = self._pointer(name)
+        pointer = self._channels.pointer(name)
         return self.release(pointer[0]["release"]) if pointer else None
 
     def channels(self) -> dict[str, str]:
         """Every channel and the id of its release."""
-        names = [key.removeprefix("channels/").removesuffix(".json") for key in self.store.list("channels/")]
-        found = {name: self._pointer(name) for name in names}
+        found = {name: self._channels.pointer(name) for name in self._channels.names()}
         return {name: pointer[0]["release"] for name, pointer in found.items() if pointer}
 
     def placed(self, name: str) -> tuple[Release, Traffic] | None:
         """The release of a channel, and what the channel is given of the requests: as its last promotion said, nothing after a rollback."""
-        pointer = self._pointer(name)
+        pointer = self._channels.pointer(name)
         return (self.release(pointer[0]["release"]), Traffic(**pointer[0].get("traffic", {}))) if pointer else None
 
     def promote(
@@ -255,7 +252,7 @@ class Registry:
         if failed and not force:
             raise GateRefused(f"release {release.id} failed a gate: {'; '.join(failed)}. If you accept that: perdure promote --force")
         while True:
-            pointer = self._pointer(channel)
+            pointer = self._channels.pointer(channel)
             live = pointer[0]["release"] if pointer else None
             if expected != _UNSET and live != expected:
                 found = live or "nothing"
@@ -265,7 +262,9 @@ class Registry:
             before = [live] if live is not None and live != release.id else []  # new traffic is no step to go back by
             history = [*pointer[0]["history"], *before][-_HISTORY:] if pointer else []
             try:
-                self._move(channel, pointer, release.id, history, action="promote", by=by, reason=reason, forced=failed, traffic=traffic)
+                self._channels.move(
+                    channel, pointer, release.id, history, action="promote", by=by, reason=reason, forced=failed, traffic=traffic
+                )
             except Conflict:
                 continue
             return release
@@ -277,7 +276,7 @@ class Registry:
             NotFound: there is nothing before.
             Conflict: someone moved the channel meanwhile; what was to be undone is no longer there.
         """
-        pointer = self._pointer(channel)
+        pointer = self._channels.pointer(channel)
         if pointer is None or not pointer[0]["history"]:
             held = f"holds {pointer[0]['release']} and nothing before it" if pointer else "was never set"
             raise NotFound(f"channel '{channel}' {held}; no release to roll back to. Promote one: perdure promote RELEASE")
@@ -285,19 +284,14 @@ class Registry:
         release = self.release(before)
         self._verify_parts(release)
         try:
-            self._move(channel, pointer, release.id, history, action="rollback", by=by, reason=reason, forced=[])
+            self._channels.move(channel, pointer, release.id, history, action="rollback", by=by, reason=reason, forced=[])
         except Conflict:
             raise Conflict(f"channel '{channel}' was moved by someone else during the rollback; look at it again: perdure ls") from None
         return release
 
     def journal(self) -> list[dict[str, Any]]:
         """Every move of every channel, oldest first: at, channel, number, action, release, before, by, reason, forced."""
-        for name in self.channels():
-            pointer = self._pointer(name)
-            if pointer:
-                self._record(name, pointer[0])
-        entries = [unseal(self.store.read(key), key) for key in self.store.list("journal/")]
-        return sorted(entries, key=lambda entry: (entry["at"], entry["channel"], entry["number"]))
+        return self._channels.journal()
 
     # -- inside -----------------------------------------------------------------------------------------------------------
 
@@ -387,75 +381,6 @@ class Registry:
         if release.calibration is not None:
             self.calibration(release.calibration)
 
-    def _pointer(self, channel: str) -> tuple[dict[str, Any], str] | None:
-        key = f"channels/{check_key(channel)}.json"
-        found = self.store.read_pointer(key)
-        return (unseal(found[0], key), found[1]) if found else None
-
-    def _move(
-        self,
-        channel: str,
-        pointer: tuple[dict[str, Any], str] | None,
-        release: str,
-        history: list[str],
-        *,
-        action: str,
-        by: str,
-        reason: str,
-        forced: list[str],
-        traffic: Traffic | None = None,
-    ) -> None:
-        """Compare-and-swap a channel and journal the move; Conflict when the swap is lost.
-
-        A swap whose answer was lost on the way may look lost itself: it won, and someone moved the channel on from it before it was
-        asked again. Whoever did so journalled it first, so the journal knows.
-        """
-        if pointer:
-            self._record(channel, pointer[0])
-        move: dict[str, Any] = {
-            "release": release,
-            "history": history,
-            "before": pointer[0]["release"] if pointer else None,
-            "number": pointer[0]["number"] + 1 if pointer else 1,
-            "at": now(),
-            "action": action,
-            "by": by,
-            "user": this_user(),
-            "reason": reason,
-            "forced": forced,
-            **({"traffic": asdict(traffic)} if traffic not in (None, Traffic()) else {}),
-        }
-        try:
-            self.store.swap_pointer(f"channels/{check_key(channel)}.json", seal(move), pointer[1] if pointer else None)
-        except Conflict:
-            if not self._recorded(channel, move):
-                raise
-        else:
-            self._record(channel, move)
-
-    def _record(self, channel: str, move: dict[str, Any]) -> None:
-        """Write a move's journal entry unless it is there."""
-        key, entry = _journal_entry(channel, move)
-        try:
-            self.store.create(key, entry)
-        except Exists:
-            return
-
-    def _recorded(self, channel: str, move: dict[str, Any]) -> bool:
-        """Whether the journal has this very move."""
-        key, entry = _journal_entry(channel, move)
-        try:
-            return self.store.read(key) == entry
-        except NotFound:
-            return False
-
-
-def _journal_entry(channel: str, move: dict[str, Any]) -> tuple[str, bytes]:
-    """Key and bytes of a move's entry."""
-    entry = {"channel": channel} | {key: value for key, value in move.items() if key != "history"}
-    stamp = re.sub(r"[^0-9]", "", move["at"])[:20]
-    return f"journal/{stamp}-{channel}-{move['number']:06d}.json", seal(entry)
-
 
 def _size(data: bytes | Path) -> int:
     return len(data) if isinstance(data, bytes) else data.stat().st_size
@@ -500,11 +425,3 @@ def _failed_gates(release: Release) -> list[str]:
     """A line for each entry of `metrics["gates"]` ({name, found, limit, passed}) that did not pass."""
     gates: list[dict[str, Any]] = release.metrics.get("gates") or []
     return [f"{gate['name']}: found {gate.get('found')}, limit {gate.get('limit')}" for gate in gates if not gate["passed"]]
-
-
-def this_user() -> str:
-    """The operating system's name for who runs this, for the audit journal."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without an entry in /etc/passwd
-        return "unknown"

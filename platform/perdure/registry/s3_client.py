@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ConnectionError as NoConnection
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -24,6 +23,7 @@ from botocore.exceptions import (
     ProfileNotFound,
     ResponseStreamingError,
 )
+from botocore.exceptions import ConnectionError as NoConnection
 
 from perdure.errors import RegistryError
 
@@ -100,7 +100,8 @@ def explained(error: ClientError | BotoCoreError, shown: str, endpoint: str, act
     at = f"registry {shown}: cannot {action}: "
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return RegistryError(
-            f"{at}the environment has no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
+            f"{at}the environment has no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the "
+            "machine a role"
         )
     if isinstance(error, ProfileNotFound | CredentialRetrievalError):
         return RegistryError(f"{at}credentials could not be had ({type(error).__name__}); look at AWS_PROFILE and its files")

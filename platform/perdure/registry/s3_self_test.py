@@ -69,7 +69,11 @@ def _in_parts_is_refused(client: Any, target: dict[str, str], shown: str) -> Non
     upload = {**target, "UploadId": client.create_multipart_upload(**target, **checksums)["UploadId"]}
     try:
         answer = client.upload_part(**upload, PartNumber=1, Body=_SECOND, **checksums)
-        part = {"PartNumber": 1, "ETag": answer["ETag"], **({"ChecksumCRC32": answer["ChecksumCRC32"]} if "ChecksumCRC32" in answer else {})}
+        part = {
+            "PartNumber": 1,
+            "ETag": answer["ETag"],
+            **({"ChecksumCRC32": answer["ChecksumCRC32"]} if "ChecksumCRC32" in answer else {}),
+        }
         if not _refused(lambda: client.complete_multipart_upload(**upload, MultipartUpload={"Parts": [part]}, IfNoneMatch="*")):
             raise _unfit(shown, "'If-None-Match: *' holds for single writes but not for files sent in parts")
     finally:

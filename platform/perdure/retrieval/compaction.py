@@ -16,9 +16,10 @@ import numpy as np
 from perdure.errors import Conflict, Exists, NotFound
 from perdure.index.segment import Segment
 from perdure.records import Edit, Release, SegmentRef, SegmentUse
+from perdure.registry.channels import this_user
 from perdure.registry.edits import EditLog
 from perdure.registry.manifest import now
-from perdure.registry.registry import Registry, this_user
+from perdure.registry.registry import Registry
 from perdure.retrieval.edits import edited, load_segments
 from perdure.retrieval.gathering import Gathered, publish
 from perdure.retrieval.writes import Writer, remembered, requests_of

@@ -19,8 +19,9 @@ from perdure.errors import BadQuery, Conflict, DataError, Exists, PerdureError
 from perdure.index.segment import Segment, load_segment
 from perdure.index.table import SegmentTable
 from perdure.records import Edit, EncoderRef, Item, Release, SegmentRef
+from perdure.registry.channels import this_user
 from perdure.registry.manifest import now
-from perdure.registry.registry import Registry, this_user
+from perdure.registry.registry import Registry
 from perdure.retrieval.edits import touched
 from perdure.retrieval.gathering import Gathered, publish
 
