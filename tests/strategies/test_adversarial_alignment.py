@@ -108,8 +108,9 @@ def test_the_unified_adversary_learns_in_one_step_of_five_and_never_together_wit
     assert seen == [False, False, False, False, True] * 2
 
 
-def test_the_separate_classifier_is_taught_and_what_it_judges_is_pushed_the_other_way() -> None:
-    strategy, encoder, batch = started(adversary="separate")
+@pytest.mark.parametrize("reversal", [0.05, 1.0])
+def test_the_separate_classifier_is_taught_and_what_it_judges_is_pushed_the_other_way(reversal: float) -> None:
+    strategy, encoder, batch = started(adversary="separate", reversal=reversal)
     assert batch.text is not None
     terms = strategy.loss_terms(encoder, batch)
     terms["modality"].backward()
@@ -119,11 +120,12 @@ def test_the_separate_classifier_is_taught_and_what_it_judges_is_pushed_the_othe
     assert batch.image.grad is not None
     pushed = batch.image.grad.clone()
     free = [each.detach().requires_grad_() for each in (batch.image, batch.text)]
-    plain = sum(-adversary.classifier(each).log_softmax(1)[:, m].mean() for m, each in enumerate(free))
+    long = [math.sqrt(8) * each / each.norm(dim=1, keepdim=True) for each in free]
+    plain = sum(-adversary.classifier(each).log_softmax(1)[:, m].mean() for m, each in enumerate(long))
     assert isinstance(plain, Tensor)
     plain.backward()
     assert free[0].grad is not None
-    torch.testing.assert_close(pushed, -free[0].grad)
+    torch.testing.assert_close(pushed, -reversal * free[0].grad)
     assert terms["modality"].item() == pytest.approx(plain.item(), rel=1e-5)
 
 

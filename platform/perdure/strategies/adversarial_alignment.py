@@ -59,6 +59,7 @@ class AdversarialAlignment(Strategy):
         adversary: Paradigm = "unified",
         entropy: Weight = 1.0,
         every: Count = 5,
+        reversal: Weight = 0.05,
         ranking: Ranking = ALIGNMENT_RANKING,
     ) -> None:
         super().__init__(ranking=ranking)
@@ -69,6 +70,7 @@ class AdversarialAlignment(Strategy):
         self._paradigm: Paradigm = adversary
         self._entropy = entropy
         self._every = every
+        self._reversal = reversal
         self._adversary: Adversary | None = None
 
     def begin_task(self, encoder: Encoder, task: TaskContext) -> None:
@@ -76,7 +78,9 @@ class AdversarialAlignment(Strategy):
         super().begin_task(encoder, task)
         self._adversary = None
         if self._paradigm != "none" and encoder.text is not None:
-            self._adversary = Adversary(encoder.joint_dim, paradigm=self._paradigm, every=self._every, seed=task.seed)
+            self._adversary = Adversary(
+                encoder.joint_dim, paradigm=self._paradigm, every=self._every, seed=task.seed, reversal=self._reversal
+            )
 
     def trained(self) -> Mapping[str, nn.Module]:
         """The adversary, beside what the ranking trains."""

@@ -5,12 +5,13 @@ Chen, "Continual and cross-modal retrieval" (PhD thesis, Leiden 2021), ch. 4: se
 """
 
 import itertools
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from perdure.losses import modality_cross_entropy, negative_entropy, reverse_gradient
+from perdure.losses import modality_cross_entropy, negative_entropy, reverse_gradient, unit_rows
 
 __all__ = ["Adversary", "Paradigm", "fully_connected"]
 
@@ -41,13 +42,17 @@ class Adversary(nn.Module):
         paradigm: "unified" or "separate".
         every: of how many steps one trains the unified network.
         seed: of the weights.
-    Deviations: the thesis gives the number of layers but not their widths (512 -> 256 -> 2 in ch. 3, kept here). The step of the network
+        reversal: of "separate", how much of the classifier's gradient reaches the encoders, reversed.
+    Deviations: reversed as a whole (1), that gradient has no end: encoders do not hide where an embedding came from but pretend the
+    other, grow, and learn nothing else. So a twentieth of it reaches them, and embeddings come to both networks at one length, sqrt(D).
+    The thesis gives the number of layers but not their widths (512 -> 256 -> 2 in ch. 3, kept here). The step of the network
     is taken on the last batch of the encoders' `every`, not on one of its own.
     """
 
-    def __init__(self, embedding_dim: int, *, paradigm: Paradigm, every: int, seed: int) -> None:
+    def __init__(self, embedding_dim: int, *, paradigm: Paradigm, every: int, seed: int, reversal: float = 0.05) -> None:
         super().__init__()
         self.every = every
+        self.reversal = reversal
         self.classifier = fully_connected(embedding_dim, 512, 256, _MODALITIES, seed=seed)
         self.predictor = fully_connected(embedding_dim, 512, 256, _MODALITIES, seed=seed + 1) if paradigm == "separate" else None
 
@@ -60,7 +65,8 @@ class Adversary(nn.Module):
             step: of the task, from 0.
         """
         if self.predictor is not None:
-            reversed_logits = [self.classifier(reverse_gradient(each)) for each in (image, text)]
+            image, text = (math.sqrt(each.shape[1]) * unit_rows(each) for each in (image, text))
+            reversed_logits = [self.classifier(reverse_gradient(each, self.reversal)) for each in (image, text)]
             return {"entropy": _both(self.predictor(image), self.predictor(text)), "modality": modality_cross_entropy(reversed_logits)}
         fixed = {name: parameter.detach() for name, parameter in self.classifier.named_parameters()}
         answers: list[Tensor] = [torch.func.functional_call(self.classifier, fixed, (each,)) for each in (image, text)]
