@@ -13,7 +13,7 @@ from conftest import Gallery
 
 from perdure.retrieval.retriever import Query, Retriever
 
-__all__ = ["TEXTS", "Came", "K", "Load", "Truth", "open_loop"]
+__all__ = ["TEXTS", "Came", "K", "Load", "Truth", "capacity", "open_loop"]
 
 T = TypeVar("T")
 
@@ -91,6 +91,22 @@ class Load:
             f"wrong {kinds['wrong']}, mixed {kinds['mixed']}, lost {kinds['lost']}; "
             f"p50 {statistics.median(times) * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms, slowest {times[-1] * 1e3:.0f} ms{told}"
         )
+
+
+async def capacity(ask: Callable[[int], Awaitable[str]], *, at_once: int = 8, requests: int = 160) -> float:
+    """Requests a second that a few callers get answered who each wait for their answer; the first quarter does not count."""
+    numbers = iter(range(requests))
+    counted_from = 0.0
+
+    async def caller() -> None:
+        nonlocal counted_from
+        for number in numbers:
+            if number == requests // 4:
+                counted_from = time.perf_counter()
+            await ask(number)
+
+    await asyncio.gather(*(caller() for _ in range(at_once)))
+    return (requests - requests // 4) / (time.perf_counter() - counted_from)
 
 
 async def open_loop(ask: Callable[[int], Awaitable[str]], *, per_s: float, requests: int, meanwhile: Awaitable[T]) -> tuple[Load, T]:
