@@ -48,7 +48,7 @@ class Service:
     per_s: float = 0.0  # half of what it can do, or less
 
 
-def argument(folder: Path, topology: str) -> ServeArgs:
+def arguments(folder: Path, topology: str, gateway: DeploymentArgs) -> ServeArgs:
     two = DeploymentArgs(num_replicas=2, num_cpus=0.1)
     return ServeArgs(
         registry=str(folder),
@@ -56,10 +56,8 @@ def argument(folder: Path, topology: str) -> ServeArgs:
         poll_s=0.1,
         retire_after_s=4.0,
         second_call_after_s=0.5,
-        health_check_timeout_s=2.0,
-        gateway=DeploymentArgs(num_replicas=2, num_cpus=0.1, max_ongoing_requests=8, max_queued_requests=128)
-        if topology == "fused"
-        else DeploymentArgs(num_replicas=1, num_cpus=0.1, max_ongoing_requests=64),
+        health_check_timeout_s=5.0,
+        gateway=gateway,
         encoder=two,
         shard=two,
     )
@@ -73,7 +71,7 @@ def service(
     shutil.copytree(_published.folder, folder)
     assert request.cls is not None
     truth = Truth(Gallery(folder, _published.items, _published.pictures), V1, V2)
-    args = argument(folder, request.cls.topology)
+    args = arguments(folder, request.cls.topology, request.cls.gateway)
     running = start(args, free_port(), wait_s=PATIENCE_S)
     service = Service(running.url, folder, args, truth)
     per_s = min(MOST_PER_S, able(service) / 2)
@@ -191,7 +189,7 @@ def moved(service: Service, times: int = 10) -> int:
             answer = client.post(path)
             assert answer.status_code == 200, answer.text
             wait_for_state(client, lambda state, now=release: state["serving"] == now)
-            time.sleep(0.3)
+            time.sleep(1.0)
     return times
 
 
@@ -211,6 +209,7 @@ class TestSharded:
     """An encoder and two shards, each of them twice, behind a gateway."""
 
     topology = "sharded"
+    gateway = DeploymentArgs(num_cpus=0.1, max_ongoing_requests=64)
 
     @pytest.mark.parametrize("deployment", ["Encoder", "Shard-0"])
     def test_a_killed_replica_costs_no_answer(self, service: Service, deployment: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,6 +235,7 @@ class TestFused:
     """Two gateways that hold everything."""
 
     topology = "fused"
+    gateway = DeploymentArgs(num_replicas=2, num_cpus=0.1)
 
     def test_a_killed_gateway_costs_no_answer(self, service: Service, capsys: pytest.CaptureFixture[str]) -> None:
         load, whole_s = under_load(service, lambda: killed(service, "Gateway"))
@@ -263,6 +263,13 @@ class TestFused:
         load, (seen_s, again_s) = under_load(service, gone)
         told(capsys, load.line("registry gone", seen_after=f"{seen_s:.1f} s", whole_after=f"{again_s:.1f} s"))
         assert all_right(load), load.counts()
+
+
+class TestOverload:
+    """One gateway with a short queue."""
+
+    topology = "fused"
+    gateway = DeploymentArgs(num_cpus=0.1, max_ongoing_requests=4, max_queued_requests=16)
 
     def test_more_than_it_can_do_is_refused_at_once_and_the_rest_is_answered_in_time(
         self, service: Service, capsys: pytest.CaptureFixture[str]
