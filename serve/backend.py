@@ -66,6 +66,7 @@ class FollowingBackend:
         limit_process(args)
         self._args = args
         self._pool = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), thread_name_prefix="perdure")
+        self._registry_pool = ThreadPoolExecutor(4, thread_name_prefix="registry")  # of its own: a registry that hangs holds no search up
         self._registry = open_registry(args.registry)
         self._current: Retriever | None = None
         self._waiting: str | None = None  # why a release that is held here is not answered from yet
@@ -100,7 +101,8 @@ class FollowingBackend:
     def stop(self) -> None:
         """End the threads."""
         self._poller.stop(wait_s=5.0)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._registry_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # -- following --------------------------------------------------------------------------------------------------------
 
@@ -131,6 +133,8 @@ class FollowingBackend:
         if target is None and self._current is None and self._holder.in_place in held:
             target = self._holder.in_place  # the live release is bad, and this process has just started: the one before it
         if target is None:
+            if self._current is not None:
+                self._not_ready(self._current.release.id)  # what is answered from stays with all who take part in an answer
             return
         self._waiting = self._not_ready(target)
         if self._waiting is None and (self._current is None or self._current.release.id != target):
@@ -258,11 +262,11 @@ class FollowingBackend:
 
     async def releases(self) -> ReleasesOut:
         """See `Backend`."""
-        return await self.run(self._releases)
+        return await self._of_registry(self._releases)
 
     async def measured(self, release_id: str) -> MeasuredOut:
         """See `Backend`."""
-        return await self.run(measured, self._registry, release_id, Path(self._args.runs or "runs"))
+        return await self._of_registry(measured, self._registry, release_id, Path(self._args.runs or "runs"))
 
     async def promote(self, release_id: str, request: PromoteRequest, by: str) -> ReleaseOut:
         """See `Backend`."""
@@ -275,12 +279,13 @@ class FollowingBackend:
         def move() -> Release:
             return self._registry.promote(release_id, channel, by=by, force=request.force, reason=request.reason, traffic=traffic)
 
-        return self._moved(await self.run(move), request.channel)
+        return self._moved(await self._of_registry(move), request.channel)
 
     async def rollback(self, request: RollbackRequest, by: str) -> ReleaseOut:
         """See `Backend`."""
         channel = self._channel(request.channel)
-        return self._moved(await self.run(lambda: self._registry.rollback(channel, by=by, reason=request.reason)), request.channel)
+        moved = await self._of_registry(lambda: self._registry.rollback(channel, by=by, reason=request.reason))
+        return self._moved(moved, request.channel)
 
     def _channel(self, name: str) -> str:
         """The registry's channel of that name."""
@@ -303,6 +308,10 @@ class FollowingBackend:
     async def run(self, work: Callable[..., T], *given: object) -> T:
         """Blocking work on the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *given)
+
+    async def _of_registry(self, work: Callable[..., T], *given: object) -> T:
+        """Blocking work that waits for the registry."""
+        return await asyncio.get_running_loop().run_in_executor(self._registry_pool, work, *given)
 
     def _moved(self, release: Release, channel: str) -> ReleaseOut:
         self._poller.wake()  # this replica follows at once, the others within a poll

@@ -1,8 +1,8 @@
 """The Gateway deployment: the HTTP API, in front of one process (fused) or of an Encoder and S shards (sharded).
 
 A request takes its release once and names it in every call. A callee that lacks it says so, and the whole request starts again
-on a release that all have; one answer never mixes releases. Calls change nothing, so one that meets a dying replica is made
-once more.
+on a release that all have; one answer never mixes releases. Calls change nothing, so one that meets a replica that dies or hangs
+is made once more.
 """
 
 import asyncio
@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _HOLD_TIMEOUT_S = 10.0
+_GONE = (ActorDiedError, ActorUnavailableError)
+_REFUSED = (BackPressureError, DeploymentUnavailableError)
+_MOST_SECOND_CALLS = 16  # at once, in a gateway: where everything is slow, asking twice makes it slower
 
 
 @serve.ingress()
@@ -72,6 +75,7 @@ class ShardedBackend(FollowingBackend):
         self._encoder = encoder
         self.shards = list(shards)
         self._agreed: dict[str, float] = {}  # release: until then the callees keep it without being asked again
+        self._second_calls = 0  # that are under way
 
     # -- following --------------------------------------------------------------------------------------------------------
 
@@ -232,23 +236,44 @@ class ShardedBackend(FollowingBackend):
         return list(await asyncio.gather(*map(one, sources)))
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        """A call to a callee, made once more when its replica dies.
+        """A call to a callee, made once more when its replica dies or does not answer soon.
 
         Raises:
             Problem: 503 when it cannot be reached, 504 when it takes too long.
         """
-        for last in (False, True):
-            try:
-                return await asyncio.wait_for(_awaited(call), self._args.request_timeout_s)
-            except (ActorDiedError, ActorUnavailableError) as error:
-                if last:
-                    raise Problem(503, "a part of the service is being restarted; try again shortly") from error
-                log.warning("a replica went away (%s); asking another one", type(error).__name__)
-            except (BackPressureError, DeploymentUnavailableError) as error:
-                raise Problem(503, "the service has more requests than it can take; try again shortly") from error
-            except TimeoutError as error:
-                raise Problem(504, f"a part of the service did not answer within {self._args.request_timeout_s:g} s") from error
-        raise AssertionError("unreachable: the second attempt returns or raises")
+        try:
+            async with asyncio.timeout(self._args.request_timeout_s):
+                return await self._twice(call)
+        except _GONE as error:
+            raise Problem(503, "a part of the service is being restarted; try again shortly") from error
+        except _REFUSED as error:
+            raise Problem(503, "the service has more requests than it can take; try again shortly") from error
+        except TimeoutError as error:
+            raise Problem(504, f"a part of the service did not answer within {self._args.request_timeout_s:g} s") from error
+
+    async def _twice(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The first answer of at most two calls; Serve gives the second one to a replica that has less to do."""
+        calls, second = {asyncio.create_task(_awaited(call))}, False
+        try:
+            while True:
+                wait_s = None if second else self._args.second_call_after_s
+                done, waiting = await asyncio.wait(calls, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in sorted(done, key=lambda task: task.exception() is not None):
+                    error = task.exception()
+                    other_may = bool(waiting) or (isinstance(error, _GONE) and not second)
+                    if not (isinstance(error, (*_GONE, *_REFUSED)) and other_may):
+                        return task.result()
+                calls = waiting
+                if second or (not done and self._second_calls >= _MOST_SECOND_CALLS):
+                    continue
+                log.warning("a replica %s; asking another one", "went away" if done else "does not answer")
+                calls.add(asyncio.create_task(_awaited(call)))
+                self._second_calls += 1
+                second = True
+        finally:
+            self._second_calls -= second
+            for task in calls:
+                task.cancel()
 
 
 class _Fan:

@@ -39,11 +39,13 @@ def _deployment(replica: type, name: str, share: DeploymentArgs, args: ServeArgs
         "ray_actor_options": {"num_cpus": share.num_cpus},
         "max_ongoing_requests": share.max_ongoing_requests,
         "max_queued_requests": share.max_queued_requests,
+        "backpressure_config": {"status_code": 503, "retry_after_s": 1},
         # A replica is replaced only once its successor runs: with one replica the default would leave none meanwhile.
         "max_surge_percent": 100,
         # A replica that stops finishes what it has begun; longer than the slowest request.
         "graceful_shutdown_timeout_s": args.request_timeout_s + 5,
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": 5,
+        "health_check_timeout_s": args.health_check_timeout_s,  # three in a row, and it is replaced
     }
     return serve.deployment(**options)(replica)

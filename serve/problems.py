@@ -29,6 +29,7 @@ _TITLES = {
     422: "The request cannot be answered as it stands",
     429: "Too many requests",
     500: "Internal error",
+    502: "The outcome is not known",
     503: "Not available now",
     504: "Too slow",
 }

@@ -27,6 +27,7 @@ if __name__ == "__main__":
 import httpx  # noqa: E402
 
 from perdure.errors import ConfigError, PerdureError  # noqa: E402
+from serve.proxy import ENVIRONMENT  # noqa: E402
 from serve.schemas import ServeArgs  # noqa: E402
 
 __all__ = ["Running", "start", "stop"]
@@ -141,7 +142,11 @@ def _start_serve(host: str, port: int) -> None:
 
     for attempt in range(1, _TRIES + 1):
         try:
-            serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": host, "port": port},
+                controller_options={"runtime_env": {"env_vars": ENVIRONMENT}},
+            )
             return
         except Exception as error:
             log.warning("Ray Serve did not start (attempt %d of %d): %s", attempt, _TRIES, error)

@@ -74,6 +74,10 @@ class ServeArgs(BaseModel):
     poll_s: float = Field(default=1.0, gt=0, le=3600, description="seconds between two looks at the channel")
     retire_after_s: float = Field(default=60.0, ge=0, description="an unused release is let go after this; longer than the longest request")
     request_timeout_s: float = Field(default=30.0, gt=0, description="a call to the encoder or a shard is given up after this")
+    second_call_after_s: float = Field(
+        default=1.0, gt=0, description="a call to the encoder or a shard that is not answered by then is made to another replica as well"
+    )
+    health_check_timeout_s: float = Field(default=10.0, gt=0, description="a replica that is three times slower than this is replaced")
     host: str = Field(
         default="127.0.0.1", description="address that HTTP listens on, as in http_options; beyond loopback, writes need a keys file"
     )

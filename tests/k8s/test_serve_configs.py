@@ -60,6 +60,13 @@ def test_the_address_that_the_gateway_believes_in_is_the_one_that_serve_listens_
         assert args.host == config["http_options"]["host"]
 
 
+@pytest.mark.parametrize("name", configs())
+def test_every_proxy_asks_another_gateway_when_one_dies(name: str) -> None:
+    from serve.proxy import ENVIRONMENT
+
+    assert configs()[name]["controller_options"] == {"runtime_env": {"env_vars": ENVIRONMENT}}
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_overlays_serve_what_the_base_serves(overlay: str) -> None:
     service = next(document for document in render(overlay) if document["kind"] == "RayService")

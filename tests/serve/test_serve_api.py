@@ -3,7 +3,9 @@
 import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,13 @@ import httpx
 import pytest
 from conftest import Gallery, damage
 from query_suite import QuerySuite
+from ray.exceptions import ActorUnavailableError
+from ray.serve.exceptions import BackPressureError
 from serving_suite import ApiSuite, Server, assert_problem, listening, wait
 
+import perdure.retrieval.follow as follow_module
 import serve.backend as backend_module
+import serve.gateway as gateway_module
 from perdure.errors import NotLoaded
 from serve.api import make_app
 from serve.backend import FollowingBackend, FusedBackend
@@ -116,6 +122,15 @@ def sharded(gallery: Gallery) -> Iterator[tuple[ShardedBackend, httpx.Client]]:
         yield backend, client
 
 
+@pytest.fixture
+def hasty(gallery: Gallery) -> Iterator[tuple[ShardedBackend, httpx.Client]]:
+    """The same with little patience for callees."""
+    args = quick(gallery.folder, topology="sharded", shards=2, request_timeout_s=2.0, second_call_after_s=0.5)
+    backend = make_sharded(args)
+    with client_of(backend, args) as client:
+        yield backend, client
+
+
 def test_a_callee_that_lacks_the_pinned_release_makes_the_request_start_again(sharded: tuple[ShardedBackend, httpx.Client]) -> None:
     backend, client = sharded
     replica = backend.shards[1].replica  # type: ignore[attr-defined]
@@ -147,6 +162,132 @@ def test_a_shard_that_stays_away_is_503_or_said_to_be_missing(sharded: tuple[Sha
     assert_problem(client.post("/v1/search", json={"text": "a"}), 503)
     answer = client.post("/v1/search", json={"text": "a", "k": 30, "partial_ok": True}).json()
     assert answer["partial"] is True and 0 < len(answer["hits"]) < 15
+
+
+def test_a_call_that_hangs_is_made_once_more_and_the_first_answer_counts(hasty: tuple[ShardedBackend, httpx.Client]) -> None:
+    backend, client = hasty
+    replica = backend.shards[1].replica  # type: ignore[attr-defined]
+    search, go_on, calls = replica.search, threading.Event(), []
+
+    def hangs_once(*given: Any) -> Any:
+        calls.append(time.monotonic())
+        if len(calls) == 1:
+            go_on.wait(30)
+        return search(*given)
+
+    replica.search = hangs_once
+    answer = client.post("/v1/search", json={"text": "a red circle", "k": 30}).json()
+    took_s = time.monotonic() - calls[0]
+    assert len(answer["hits"]) == 15 and not answer["partial"] and len(calls) == 2
+    assert 0.5 <= calls[1] - calls[0] <= took_s < 2.0  # second_call_after_s, request_timeout_s
+    go_on.set()
+    assert backend._second_calls == 0
+
+
+def test_a_shard_that_hangs_altogether_is_504_in_time_or_said_to_be_missing(hasty: tuple[ShardedBackend, httpx.Client]) -> None:
+    backend, client = hasty
+    replica = backend.shards[1].replica  # type: ignore[attr-defined]
+    go_on = threading.Event()
+    replica.search = lambda *_: go_on.wait(30)
+    began = time.monotonic()
+    assert_problem(client.post("/v1/search", json={"text": "a"}, timeout=30), 504, "within 2 s")
+    assert 2.0 <= time.monotonic() - began < 4.0
+    answer = client.post("/v1/search", json={"text": "a", "k": 30, "partial_ok": True}, timeout=30).json()
+    assert answer["partial"] is True and 0 < len(answer["hits"]) < 15
+    go_on.set()
+
+
+def test_a_replica_that_dies_is_asked_no_more_and_one_that_refuses_does_not_spoil_what_another_says(
+    hasty: tuple[ShardedBackend, httpx.Client],
+) -> None:
+    backend, _ = hasty
+    died, full = ActorUnavailableError("died", None), BackPressureError(num_queued_requests=1, max_queued_requests=1)
+
+    def come(*outcomes: tuple[float, Any]) -> tuple[Any, int]:
+        """What comes of a call whose attempts take so long and yield, or raise, that; and how many there were."""
+        attempts = iter(outcomes)
+        calls = 0
+
+        async def call() -> Any:
+            nonlocal calls
+            calls += 1
+            seconds, outcome = next(attempts)
+            await asyncio.sleep(seconds)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        try:
+            return asyncio.run(backend.ask(call)), calls
+        except Problem as problem:
+            return problem.status_code, calls
+
+    assert come((0, "said")) == ("said", 1)
+    assert come((0, died), (0, "said")) == ("said", 2)
+    assert come((0, died), (0, died)) == (503, 2)
+    assert come((0, full)) == (503, 1)
+    assert come((0.8, "said"), (0, full)) == ("said", 2)
+    assert come((0.8, "said"), (0, died)) == ("said", 2)
+    assert come((9, "late"), (0.1, "said")) == ("said", 2)
+    assert come((9, "late"), (9, "late")) == (504, 2)
+
+
+def test_where_everything_hangs_few_calls_are_made_twice(
+    hasty: tuple[ShardedBackend, httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, _ = hasty
+    monkeypatch.setattr(gateway_module, "_MOST_SECOND_CALLS", 3)
+    calls = 0
+
+    async def call() -> None:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(9)
+
+    async def ask_often() -> list[Any]:
+        return await asyncio.gather(*(backend.ask(call) for _ in range(20)), return_exceptions=True)
+
+    found = asyncio.run(ask_often())
+    assert [one.status_code for one in found] == [504] * 20 and calls == 23 and backend._second_calls == 0
+
+
+def test_what_is_answered_from_stays_with_the_callees_while_the_registry_is_gone(gallery: Gallery) -> None:
+    args = quick(gallery.folder, topology="sharded", retire_after_s=0.5)
+    backend = make_sharded(args)
+    with client_of(backend, args) as client:
+        everything = client.post("/v1/search", json={"text": "a red circle", "k": 30}).json()["hits"]
+        gallery.folder.rename(gallery.folder.with_name("away"))
+        wait(lambda: backend.state().problem is not None)
+        until = time.monotonic() + 2.0  # four times as long as an unused release is kept
+        while time.monotonic() < until:
+            assert client.post("/v1/search", json={"text": "a red circle", "k": 30}).json()["hits"] == everything
+        assert client.get("/readyz").status_code == 200
+        gallery.folder.with_name("away").rename(gallery.folder)
+        wait(lambda: backend.state().problem is None)
+
+
+def test_a_registry_that_hangs_holds_no_search_up_and_is_said_to(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow_module, "_SLOW_S", 0.5)
+    args = quick(gallery.folder)
+    backend = FusedBackend(args)
+    with client_of(backend, args) as client:
+        registry, go_on = backend._registry, threading.Event()
+        channel = registry.channel
+        monkeypatch.setattr(registry, "channel", lambda name: go_on.wait(30) and channel(name))
+
+        def look() -> int:
+            with httpx.Client(base_url=client.base_url, timeout=60) as another:
+                return another.get("/v1/releases").status_code
+
+        with ThreadPoolExecutor(12) as people:
+            looks = [people.submit(look) for _ in range(12)]
+            wait(lambda: "has not answered for" in (client.get("/readyz").json()["problem"] or ""))
+            for _ in range(20):
+                assert client.post("/v1/search", json={"text": "a red circle"}, timeout=5).status_code == 200
+            assert not any(one.done() for one in looks)
+            go_on.set()
+            assert [one.result() for one in looks] == [200] * 12
+        wait(lambda: backend.state().problem is None)
 
 
 def test_a_gateway_flips_only_when_every_callee_holds_the_release(gallery: Gallery, sharded: tuple[ShardedBackend, httpx.Client]) -> None:

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _FIRST_RETRY_S = 5.0
 _LAST_RETRY_S = 60.0
+_SLOW_S = 10.0  # a registry that has not said for so long where the channel points
 _FALL_BACK = 3  # releases before a bad live one that a starting process tries
 
 
@@ -81,6 +82,7 @@ class Holder(Generic[T]):
         self._failures: dict[str, _Failure] = {}
         self._beside_trouble: str | None = None
         self._trouble: str | None = f"the channel '{channel}' was not read yet"
+        self._reading_since: float | None = None
         self._one_at_a_time = threading.Lock()
 
     def get(self, release_id: str) -> T:
@@ -108,7 +110,10 @@ class Holder(Generic[T]):
 
     @property
     def problem(self) -> str | None:
-        """Why the live release is not held; None when it is."""
+        """Why the live release is not held, or not known; None when it is."""
+        since = self._reading_since
+        if since is not None and self._clock() - since > _SLOW_S:
+            return f"the channel '{self.channel}' cannot be read: the registry has not answered for {self._clock() - since:.0f} s"
         if self._trouble is not None:
             return self._trouble
         if self.live is not None and self.live not in self._held:
@@ -133,12 +138,15 @@ class Holder(Generic[T]):
     def follow(self) -> None:
         """One look at the channel: load what is wanted and missing, let go of what nobody wants. Never raises for a bad release."""
         with self._one_at_a_time:
+            self._reading_since = self._clock()
             try:
                 live = edited(self.registry, self.registry.channel(self.channel))
             except (PerdureError, OSError) as error:
                 self._trouble = f"the channel '{self.channel}' cannot be read: {error}"
                 log.error("%s", self._trouble)
                 return
+            finally:
+                self._reading_since = None
             self.live = live.id if live else None
             self._trouble = None if live else f"the channel '{self.channel}' points to no release; promote one (perdure promote RELEASE)"
             if live is not None:
