@@ -37,6 +37,7 @@ METRICS: Mapping[str, Metric] = {
     "perdure_phase_seconds": Metric("histogram", "Time of a phase of searches", ("release", "phase")),
     "perdure_encode_seconds": Metric("histogram", "Time of a pass of the encoders of a release", ("release",)),
     "perdure_encode_batch": Metric("histogram", "Queries that one pass embeds", (), _SIZES),
+    "perdure_search_batch": Metric("histogram", "Searches of different callers that are answered together", (), _SIZES),
     "perdure_shard_seconds": Metric("histogram", "Time that a shard searches", ("release", "shard")),
     "perdure_load_seconds": Metric("histogram", "Time to load a release", ("part",)),
     "perdure_load_failures_total": Metric("counter", "Releases that did not load, by error", ("release", "part", "error")),
