@@ -139,7 +139,8 @@ def in_order(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDAr
     """Each list (Q, K) by falling score, equal scores by rising row, padding (row -1, score -inf) last."""
     scores = np.where(rows < 0, -np.inf, scores).astype(np.float32)
     order = np.lexsort((rows, -scores), axis=-1)
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    query = np.arange(len(order))[:, None]  # take_along_axis takes twice as long for a short list
+    return scores[query, order], rows[query, order]
 
 
 def exact_search(
