@@ -176,7 +176,7 @@ def _search(app: FastAPI, backend: Backend) -> None:
         of_candidate = candidate is not None and first.release == candidate.release and way.channel == CANDIDATE
         response.headers["Perdure-Release"] = first.release
         response.headers["Perdure-Channel"] = CANDIDATE if of_candidate else LIVE
-        told_of(request.scope, answers, backend.encoder_of(first.release), response.headers["Perdure-Channel"], backend.metrics)
+        told_of(request.scope, answers, backend.encoder_of(first.release), response.headers["Perdure-Channel"])
         return answers
 
     @app.post(

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -17,19 +17,20 @@ import torch
 from numpy.typing import NDArray
 
 from perdure.encoders import Encoder
-from perdure.errors import BadQuery, NotLoaded, PerdureError, RegistryError
+from perdure.errors import BadQuery, NotFound, NotLoaded, PerdureError, RegistryError
 from perdure.index import Segment, limit_threads
 from perdure.records import EncoderRef, Release, SegmentRef, Traffic, base_of
 from perdure.registry import open_registry
 from perdure.retrieval.follow import Holder, Poller
 from perdure.retrieval.retriever import Retriever, encode
 from serve.answering import answers_of, gone, image_of, item_of, sample_of
-from serve.batching import encode_batch
+from serve.batching import Batcher, encode_batch
 from serve.channels import CANDIDATE, Place
 from serve.measured import measured
 from serve.metrics import Metrics, Sink, version_of
 from serve.reading import SearchQuery
 from serve.schemas import (
+    MAX_DEPTH,
     CandidateOut,
     ItemOut,
     MeasuredOut,
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _WHILE_WAITING_S = 0.1  # between two looks at replicas that are loading
+_PATIENCE_S = 0.25  # searches that take longer hold nobody back any more
 _FIRST_WAIT_S = 30.0  # a new replica takes traffic when it has a release, or after this long with the reason why not
 
 
@@ -88,6 +90,9 @@ class FollowingBackend:
         )
         self._poller = Poller(self._step, args.poll_s, "follow")
         self._desk = Desk(self._registry, self)
+        self._together: Batcher[tuple[Retriever, SearchQuery], SearchResponse] = Batcher(
+            self._answer_many, args.max_batch, key=_together_with, patience_s=_PATIENCE_S
+        )
 
     def start(self) -> None:
         """Begin to follow the channel; returns when a release is answered from, or it is clear why none is."""
@@ -248,6 +253,31 @@ class FollowingBackend:
         """See `Backend`."""
         raise NotImplementedError
 
+    async def _answer(self, pinned: Retriever, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
+        """The answers of a release that was pinned, however many are asked for at once."""
+        raise NotImplementedError
+
+    async def _answered(self, pinned: Retriever, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
+        """As `_answer`, together with what others ask just then: one multiplication of the gallery for all of them.
+
+        A batch is answered by itself, and so is what needs long lists, or a search before the search.
+        """
+        first = queries[0].search
+        alone = len(queries) > 1 or first.expand or first.depth > MAX_DEPTH // self._args.max_batch or self._args.max_batch == 1
+        return await self._answer(pinned, queries) if alone else [await self._together((pinned, queries[0]))]
+
+    async def _answer_many(self, asked: Sequence[tuple[Retriever, SearchQuery]]) -> Sequence[SearchResponse | Exception]:
+        """The answers to searches of many callers, all of one release; who asks what makes no sense spoils nobody else's."""
+        pinned, queries = asked[0][0], [query for _, query in asked]
+        self.metrics.observe("perdure_search_batch", len(queries))
+        try:
+            return await self._answer(pinned, queries)
+        except (BadQuery, NotFound) as error:
+            if len(queries) == 1:
+                return [error]
+        answers = await asyncio.gather(*(self._answer(pinned, [query]) for query in queries), return_exceptions=True)
+        return [answer if isinstance(answer, Exception) else _only(answer) for answer in answers]
+
     async def item(self, item_id: str, release: str | None = None) -> ItemOut:
         """See `Backend`."""
         return await self.run(item_of, self._pinned(release), item_id)
@@ -377,7 +407,24 @@ class FusedBackend(FollowingBackend):
 
     async def search(self, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
         """See `Backend`."""
-        return await self.run(answers_of, self._pinned_for(queries[0]), queries)
+        return await self._answered(self._pinned_for(queries[0]), queries)
+
+    async def _answer(self, pinned: Retriever, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
+        return await self.run(answers_of, pinned, queries)
+
+
+def _together_with(asked: tuple[Retriever, SearchQuery]) -> Hashable:
+    """What searches have in common that can be answered together."""
+    pinned, query = asked
+    return pinned, query.search.way, query.partial_ok
+
+
+def _only(answers: list[SearchResponse] | BaseException) -> SearchResponse:
+    """The answer to a lone search."""
+    if isinstance(answers, BaseException):
+        raise answers  # cancelled
+    (answer,) = answers
+    return answer
 
 
 def loads_measured(metrics: Metrics, part: str) -> Callable[[str, float, Exception | None], None]:

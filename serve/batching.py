@@ -1,10 +1,11 @@
 """Many queries in one call: what is asked while a call runs waits for the next one; and what an encoder makes of such a batch."""
 
 import asyncio
+import contextvars
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from perdure.errors import PerdureError
 from perdure.records import EncoderRef
 from perdure.retrieval.retriever import encode
 
-__all__ = ["Asked", "Batcher", "Vectors", "encode_batch"]
+__all__ = ["Asked", "Batcher", "Vectors", "encode_batch", "in_thread"]
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -26,36 +27,76 @@ class Batcher(Generic[Q, A]):
     """Makes one call of many: what is asked while a call runs waits for the next one. Nobody waits for a batch to fill.
 
     (Ray Serve's own batching holds a lone query back for its timeout.)
+
+    Args:
+        work: answers many, in their order; an error in an answer's place is for the one who asked. Blocking work: see `in_thread`.
+        max_batch: how many at once.
+        key: what differs in it is never put together, and does not wait for each other either.
+        patience_s: a call that takes longer holds the next one back no further; None = calls of a key never overlap.
     """
 
-    def __init__(self, work: Callable[[list[Q]], Sequence[A | PerdureError]], max_batch: int) -> None:
+    def __init__(
+        self,
+        work: Callable[[list[Q]], Awaitable[Sequence[A | Exception]]],
+        max_batch: int,
+        *,
+        key: Callable[[Q], Hashable] = lambda asked: None,
+        patience_s: float | None = None,
+    ) -> None:
         self._work = work
         self._max_batch = max_batch
-        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
-        self._running: asyncio.Task[None] | None = None
+        self._key = key
+        self._patience_s = patience_s
+        self._waiting: dict[Hashable, deque[tuple[Q, asyncio.Future[A]]]] = {}  # of the keys that somebody works for
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, asked: Q) -> A:
         """The answer to one of many."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._waiting.append((asked, answer))
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._work_off())
+        key = self._key(asked)
+        if key in self._waiting:
+            self._waiting[key].append((asked, answer))
+        else:
+            self._waiting[key] = deque([(asked, answer)])
+            self._begin(self._work_off(key))
         return await answer
 
-    async def _work_off(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
-            try:
-                answers: Sequence[A | Exception] = await asyncio.to_thread(self._work, [asked for asked, _ in batch])
-            except Exception as error:  # it belongs to those who asked, not to this loop
-                answers = [error] * len(batch)
-            for (_, waiting), answer in zip(batch, answers, strict=True):
-                if waiting.done():  # its caller has given up
-                    continue
-                if isinstance(answer, Exception):
-                    waiting.set_exception(answer)
-                else:
-                    waiting.set_result(answer)
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # In a context of its own: with that of the request that happened to begin it, Serve would cancel the calls that are made here,
+        # for everybody, when that one caller gives up.
+        task = asyncio.create_task(work, context=contextvars.Context())
+        self._tasks.add(task)  # the loop itself would let it go
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _work_off(self, key: Hashable) -> None:
+        waiting = self._waiting[key]
+        try:
+            while waiting:
+                batch = [waiting.popleft() for _ in range(min(self._max_batch, len(waiting)))]
+                batch = [(asked, answer) for asked, answer in batch if not answer.done()]  # the others' callers have given up
+                if batch:
+                    await asyncio.wait([self._begin(self._answer(batch))], timeout=self._patience_s)
+        finally:
+            del self._waiting[key]
+
+    async def _answer(self, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
+        try:
+            answers: Sequence[A | Exception] = await self._work([asked for asked, _ in batch])
+        except Exception as error:  # it belongs to those who asked, not to this task
+            answers = [error] * len(batch)
+        for (_, waiting), answer in zip(batch, answers, strict=True):
+            if waiting.done():
+                continue
+            if isinstance(answer, Exception):
+                waiting.set_exception(answer)
+            else:
+                waiting.set_result(answer)
+
+
+def in_thread(work: Callable[[list[Q]], Sequence[A | Exception]]) -> Callable[[list[Q]], Awaitable[Sequence[A | Exception]]]:
+    """Blocking work as a `Batcher` takes it."""
+    return lambda asked: asyncio.to_thread(work, asked)
 
 
 def encode_batch(asked: Sequence[Asked]) -> list[tuple[Vectors, float] | PerdureError]:

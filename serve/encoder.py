@@ -1,8 +1,11 @@
 """The Encoder deployment of the sharded topology: query texts and pictures to vectors, for every encoder version that is in use."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from perdure.encoders import Encoder, load_encoder
 from perdure.errors import PerdureError
@@ -11,7 +14,7 @@ from perdure.registry import open_registry
 from perdure.retrieval.follow import Holder, Poller
 from perdure.retrieval.retriever import check_dim
 from serve.backend import limit_process, loads_measured, warm_up
-from serve.batching import Asked, Batcher, Vectors, encode_batch
+from serve.batching import Asked, Batcher, Vectors, encode_batch, in_thread
 from serve.metrics import Metrics
 from serve.ray_metrics import ray_sinks
 from serve.schemas import ServeArgs
@@ -37,7 +40,7 @@ class EncoderReplica:
             forget=self._forget,
             loaded=loads_measured(self._metrics, "encoder"),
         )
-        self._batch = Batcher(self._encode, self._args.max_batch)
+        self._batch = Batcher(in_thread(self._encode), self._args.max_batch)
         self._holder.follow()  # before Serve routes to this replica
         self._poller = Poller(self._holder.follow, self._args.poll_s, "follow")
         self._poller.start()
@@ -50,17 +53,19 @@ class EncoderReplica:
             self._poller.wake()
         return self._holder.held(), {release_id: why for release_id, why in missing.items() if why is not None}
 
-    async def encode(self, release_id: str, encoders: Sequence[EncoderRef], query: str | bytes) -> tuple[Vectors, float]:
-        """A (1, D) unit row by each of the encoders, and the milliseconds that the pass took.
+    async def encode(self, release_id: str, encoders: Sequence[EncoderRef], queries: Sequence[str | bytes]) -> tuple[Vectors, float]:
+        """(Q, D) unit rows of the queries by each of the encoders, and the milliseconds that the longest pass took.
 
         Raises:
             NotLoaded: this replica does not hold the release.
-            BadQuery: not a picture, or an encoder without a text tower.
+            BadQuery: one is not a picture, or a text for an encoder without a text tower.
         """
         models = self._holder.get(release_id)
-        vectors, took_ms = await self._batch(({ref: models[ref] for ref in encoders}, query))
+        wanted = {ref: models[ref] for ref in encoders}
+        answers = await asyncio.gather(*(self._batch((wanted, query)) for query in queries))
+        took_ms = max(ms for _, ms in answers)
         self._metrics.observe("perdure_encode_seconds", took_ms / 1e3, release=base_of(release_id))
-        return vectors, took_ms
+        return {ref: np.concatenate([vectors[ref] for vectors, _ in answers]) for ref in encoders}, took_ms
 
     def _encode(self, asked: list[Asked]) -> list[tuple[Vectors, float] | PerdureError]:
         self._metrics.observe("perdure_encode_batch", len(asked))

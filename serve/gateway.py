@@ -31,6 +31,7 @@ from perdure.retrieval.retriever import Retriever, plan
 from serve.answering import gone, known_item, respond
 from serve.api import make_app
 from serve.backend import FollowingBackend, FusedBackend
+from serve.batching import Vectors
 from serve.channels import CANDIDATE
 from serve.metrics import Sink
 from serve.problems import Problem
@@ -48,6 +49,8 @@ _HOLD_TIMEOUT_S = 10.0
 _GONE = (ActorDiedError, ActorUnavailableError)
 _REFUSED = (BackPressureError, DeploymentUnavailableError)
 _MOST_SECOND_CALLS = 16  # at once, in a gateway: where everything is slow, asking twice makes it slower
+
+_Place = tuple[int, int, str]  # the number of a segment in its release, a row of it, and the id of the item there
 
 
 @serve.ingress()
@@ -120,14 +123,14 @@ class ShardedBackend(FollowingBackend):
         named, route = queries[0].release, queries[0].route
         pinned = self._pinned_for(queries[0])
         try:
-            return await self._search(pinned, queries)
+            return await self._answered(pinned, queries)
         except NotLoaded as error:
             if named is not None:
                 raise gone(named) from error
             if route.channel == CANDIDATE and route.asked:
                 raise
             log.info("a callee lacks %s (%s); starting over", pinned.release.id, str(error).splitlines()[0])
-            return await self._search(await self.run(self._held_by_all), queries)
+            return await self._answered(await self.run(self._held_by_all), queries)
 
     def _held_by_all(self) -> Retriever:
         """A release that this gateway and every callee hold: the live one, or else the newest."""
@@ -140,7 +143,7 @@ class ShardedBackend(FollowingBackend):
         best = next((one for one in (self._holder.live, current) if one in common), (proven or common)[-1])
         return self._holder.get(best)
 
-    async def _search(self, pinned: Retriever, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
+    async def _answer(self, pinned: Retriever, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
         searches = [query.search for query in queries]
         clock = Clock()
         parts = Parts.of([search.query for search in searches])
@@ -153,7 +156,9 @@ class ShardedBackend(FollowingBackend):
                 alone = _Fan(self, pinned, [search.first()], queries[place].partial_ok)
                 hits = (await alone.lists([rows[[place]] for rows in put], Clock()))[0][: search.expand]
                 put = [rows.copy() for rows in put]
-                expanded(pinned.release, put, place, search.alpha, await self._vectors(pinned, hits))
+                vectors = await self._vectors(pinned, [(hit.segment, hit.row, hit.id) for hit in hits])
+                near = [(hit.segment, vector) for hit, vector in zip(hits, vectors, strict=True)]
+                expanded(pinned.release, put, place, search.alpha, near)
                 moved_by[place] = hits
         if moved_by:
             clock.took("expand")
@@ -162,64 +167,71 @@ class ShardedBackend(FollowingBackend):
         found = results(pinned.release, searches, lists, put, moved_by, clock.timings_ms, fan.partial)
         return [respond(pinned, query, one, "sharded", fan.shards_ms) for query, one in zip(queries, found, strict=True)]
 
-    async def _encode(self, pinned: Retriever, queries: Sequence[Query]) -> tuple[dict[EncoderRef, NDArray[np.float32]], float]:
+    async def _encode(self, pinned: Retriever, queries: Sequence[Query]) -> tuple[Vectors, float]:
         """(Q, D) of the queries by each encoder that the release needs, and the milliseconds of the models."""
-        wanted = list(plan(pinned.release))
-        rows = await asyncio.gather(*(self._encode_one(pinned, query, wanted) for query in queries))
-        return {ref: np.concatenate([vectors[ref] for vectors, _ in rows]) for ref in wanted}, max(ms for _, ms in rows)
+        wanted = tuple(plan(pinned.release))
+        rows = await self._stored(pinned, queries, wanted)
+        lacking: dict[tuple[EncoderRef, ...], list[int]] = {}
+        for place, vectors in enumerate(rows):
+            missing = tuple(encoder for encoder in wanted if encoder not in vectors)
+            if missing:
+                lacking.setdefault(missing, []).append(place)
+        calls = [self._embedded(pinned, [queries[place] for place in places], missing) for missing, places in lacking.items()]
+        fresh = await asyncio.gather(*calls)
+        for places, (vectors, _) in zip(lacking.values(), fresh, strict=True):
+            for at, place in enumerate(places):
+                rows[place] |= {encoder: own[at : at + 1] for encoder, own in vectors.items()}
+        return {encoder: np.concatenate([own[encoder] for own in rows]) for encoder in wanted}, max((ms for _, ms in fresh), default=0.0)
 
-    async def _encode_one(
-        self, pinned: Retriever, query: Query, wanted: Sequence[EncoderRef]
-    ) -> tuple[dict[EncoderRef, NDArray[np.float32]], float]:
-        """(1, D) of a query by each of the encoders."""
-        if query.id is not None:
-            return await self._encode_item(pinned, query.id, wanted)
-        source = query.text if query.text is not None else query.image
-        return await self.ask(lambda: self._encoder.encode.remote(pinned.release.id, wanted, source))
+    async def _stored(self, pinned: Retriever, queries: Sequence[Query], wanted: Sequence[EncoderRef]) -> list[Vectors]:
+        """Of each query that is an item, (1, D) its stored vector by each of the encoders that made one."""
+        rows: list[Vectors] = [{} for _ in queries]
+        if all(query.id is None for query in queries):
+            return rows
+        found = await self.run(_stored_places, pinned, queries, wanted)
+        vectors = await self._vectors(pinned, [place for _, _, place in found])
+        for (number, encoder, _), vector in zip(found, vectors, strict=True):
+            rows[number][encoder] = vector[None]
+        return rows
 
-    async def _vectors(self, pinned: Retriever, hits: Sequence[Hit]) -> list[tuple[int, NDArray[np.float32]]]:
-        """The segment's number and the stored vector (D,) of each hit."""
-        by_shard: dict[int, list[Hit]] = {}
-        for hit in hits:
-            by_shard.setdefault(self._shard_of(pinned, hit.segment, hit.id), []).append(hit)
-        calls = [
-            self.ask(lambda s=shard, p=[(hit.segment, hit.row) for hit in own]: self.shards[s].vectors.remote(pinned.release.id, p))
-            for shard, own in by_shard.items()
-        ]
-        answers = await asyncio.gather(*calls)
-        known = {
-            (hit.segment, hit.row): vector
-            for own, vectors in zip(by_shard.values(), answers, strict=True)
-            for hit, vector in zip(own, vectors, strict=True)
-        }
-        return [(hit.segment, known[hit.segment, hit.row]) for hit in hits]
+    async def _embedded(self, pinned: Retriever, queries: Sequence[Query], encoders: Sequence[EncoderRef]) -> tuple[Vectors, float]:
+        """(Q, D) of the queries by some encoders, and the milliseconds of the models; an item is embedded by its stored picture."""
+
+        def source(query: Query) -> str | bytes:
+            if query.id is None:
+                found = query.text if query.text is not None else query.image
+                assert isinstance(found, str | bytes)
+                return found
+            number, row = known_item(pinned, query.id)
+            picture = pinned.segments[number].picture(row)
+            if picture is None:
+                raise BadQuery(
+                    f"item '{query.id}' is stored without its picture, so {encoders[0]} cannot embed it. Search by the picture itself."
+                )
+            return picture
+
+        sources = await self.run(lambda: [source(query) for query in queries])
+        return await self.ask(lambda: self._encoder.encode.remote(pinned.release.id, encoders, sources))
+
+    async def _vectors(self, pinned: Retriever, places: Sequence[_Place]) -> list[NDArray[np.float32]]:
+        """The stored vector (D,) of each place."""
+        by_shard: dict[int, list[int]] = {}
+        for at, (number, _, item_id) in enumerate(places):
+            by_shard.setdefault(self._shard_of(pinned, number, item_id), []).append(at)
+
+        def ask(shard: int, own: Sequence[int]) -> Awaitable[list[NDArray[np.float32]]]:
+            wanted = [places[at][:2] for at in own]
+            return self.ask(lambda: self.shards[shard].vectors.remote(pinned.release.id, wanted))
+
+        answers = await asyncio.gather(*(ask(shard, own) for shard, own in by_shard.items()))
+        found: dict[int, NDArray[np.float32]] = {}
+        for own, vectors in zip(by_shard.values(), answers, strict=True):
+            found |= dict(zip(own, vectors, strict=True))
+        return [found[at] for at in range(len(places))]
 
     def _shard_of(self, pinned: Retriever, number: int, item_id: str) -> int:
         """The shard that holds an item of a segment."""
         return partition_of(item_id, pinned.segments[number].num_partitions) % len(self.shards)
-
-    async def _encode_item(
-        self, pinned: Retriever, item_id: str, wanted: Sequence[EncoderRef]
-    ) -> tuple[dict[EncoderRef, NDArray[np.float32]], float]:
-        """The stored vector where a wanted encoder made one, else the stored picture, encoded."""
-        newest, newest_row = await self.run(known_item, pinned, item_id)
-        vectors: dict[EncoderRef, NDArray[np.float32]] = {}
-        for number, segment in enumerate(pinned.segments):
-            row = segment.row(item_id) if segment.made_by in wanted and segment.made_by not in vectors else None
-            if row is not None:
-                shard, place = self.shards[self._shard_of(pinned, number, item_id)], [(number, row)]
-                (vector,) = await self.ask(lambda s=shard, p=place: s.vectors.remote(pinned.release.id, p))
-                vectors[segment.made_by] = vector[None]
-        missing = [encoder for encoder in wanted if encoder not in vectors]
-        if not missing:
-            return vectors, 0.0
-        picture = await self.run(pinned.segments[newest].picture, newest_row)
-        if picture is None:
-            raise BadQuery(
-                f"item '{item_id}' is stored without its picture, so {missing[0]} cannot embed it. Search by the picture itself."
-            )
-        fresh, took_ms = await self.ask(lambda: self._encoder.encode.remote(pinned.release.id, missing, picture))
-        return {**vectors, **fresh}, took_ms
 
     async def embed_new(self, pinned: Retriever, sources: Sequence[str | bytes]) -> list[NDArray[np.float32] | PerdureError]:
         """See `FollowingBackend`."""
@@ -228,7 +240,7 @@ class ShardedBackend(FollowingBackend):
         async def one(source: str | bytes) -> NDArray[np.float32] | PerdureError:
             async with some:
                 try:
-                    rows, _ = await self.ask(lambda: self._encoder.encode.remote(pinned.release.id, [encoder], source))
+                    rows, _ = await self.ask(lambda: self._encoder.encode.remote(pinned.release.id, [encoder], [source]))
                 except BadQuery as error:
                     return error
                 return rows[encoder][0]
@@ -274,6 +286,23 @@ class ShardedBackend(FollowingBackend):
             self._second_calls -= second
             for task in calls:
                 task.cancel()
+
+
+def _stored_places(pinned: Retriever, queries: Sequence[Query], wanted: Sequence[EncoderRef]) -> list[tuple[int, EncoderRef, _Place]]:
+    """(number of the query, encoder, where it is stored) of the vectors of items by the encoders that made one.
+
+    Raises:
+        NotFound: the release does not hold an item.
+    """
+    found: dict[tuple[int, EncoderRef], _Place] = {}
+    for place, query in enumerate(queries):
+        if query.id is not None:
+            known_item(pinned, query.id)
+            for number, segment in enumerate(pinned.segments):
+                row = segment.row(query.id) if segment.made_by in wanted else None
+                if row is not None:
+                    found.setdefault((place, segment.made_by), (number, row, query.id))
+    return [(place, encoder, at) for (place, encoder), at in found.items()]
 
 
 class _Fan:

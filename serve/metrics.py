@@ -6,13 +6,15 @@ also gives them to its node, whose metrics port shows them as `ray_perdure_...`:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client.exposition import generate_latest
 
 __all__ = ["CONTENT_TYPE", "METRICS", "CollectorSink", "Metric", "Metrics", "Sink", "version_of"]
+
+M = TypeVar("M", Counter, Gauge, Histogram)
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -37,6 +39,7 @@ METRICS: Mapping[str, Metric] = {
     "perdure_phase_seconds": Metric("histogram", "Time of a phase of searches", ("release", "phase")),
     "perdure_encode_seconds": Metric("histogram", "Time of a pass of the encoders of a release", ("release",)),
     "perdure_encode_batch": Metric("histogram", "Queries that one pass embeds", (), _SIZES),
+    "perdure_search_batch": Metric("histogram", "Searches of different callers that are answered together", (), _SIZES),
     "perdure_shard_seconds": Metric("histogram", "Time that a shard searches", ("release", "shard")),
     "perdure_load_seconds": Metric("histogram", "Time to load a release", ("part",)),
     "perdure_load_failures_total": Metric("counter", "Releases that did not load, by error", ("release", "part", "error")),
@@ -74,6 +77,7 @@ class CollectorSink:
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
+        self._known: dict[tuple[Any, ...], Any] = {}  # series by name and labels
         for name, metric in METRICS.items():
             if metric.kind == "counter":
                 self._counters[name] = Counter(name, metric.help, metric.labels, registry=self._registry)
@@ -84,18 +88,24 @@ class CollectorSink:
 
     def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """See `Sink`."""
-        counter = self._counters[name]
-        (counter.labels(**labels) if labels else counter).inc(value)
+        self._series(self._counters[name], name, labels).inc(value)
 
     def observe(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """See `Sink`."""
-        histogram = self._histograms[name]
-        (histogram.labels(**labels) if labels else histogram).observe(value)
+        self._series(self._histograms[name], name, labels).observe(value)
 
     def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """See `Sink`."""
-        gauge = self._gauges[name]
-        (gauge.labels(**labels) if labels else gauge).set(value)
+        self._series(self._gauges[name], name, labels).set(value)
+
+    def _series(self, metric: M, name: str, labels: Mapping[str, str]) -> M:
+        """A metric's series of these labels, which is slow to find and quick to remember."""
+        if not labels:
+            return metric
+        key = (name, *labels.items())
+        if key not in self._known:
+            self._known[key] = metric.labels(**labels)
+        return self._known[key]
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

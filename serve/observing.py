@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -52,34 +53,52 @@ class Observed:
         route = getattr(scope.get("route"), "path", None) or ("/static" if scope["path"].startswith("/static/") else "none")
         self._metrics.add("perdure_requests_total", route=route, status=str(status))
         self._metrics.observe("perdure_request_seconds", took_s, route=route)
+        told: _Told | None = scope.get("state", {}).get("told")
+        if told is not None:
+            self._count(told)
         if route not in _QUIET or status >= 400:
             line: dict[str, Any] = {"request": known, "method": scope["method"], "route": route, "status": status}
             line["ms"] = round(took_s * 1e3, 2)
-            log.info("%s", json.dumps(line | scope.get("state", {}).get("told", {}), ensure_ascii=False))
+            log.info("%s", json.dumps(line | (told.line() if told else {}), ensure_ascii=False))
+
+    def _count(self, told: "_Told") -> None:
+        first, release = told.answers[0], base_of(told.answers[0].release)
+        self._metrics.add("perdure_searches_total", len(told.answers), release=release, version=told.version, channel=told.channel)
+        for phase, ms in first.timings_ms.items():
+            self._metrics.observe("perdure_phase_seconds", max(ms, 0.0) / 1e3, release=release, phase=phase)
+        partial = sum(answer.partial for answer in told.answers)
+        if partial:
+            self._metrics.add("perdure_partial_answers_total", partial, release=release)
 
 
-def told_of(scope: Scope, answers: Sequence[SearchResponse], encoder: str, channel: str, metrics: Metrics) -> None:
-    """Count the answers of a search, and say in its line of the log what came of it.
+@dataclass(frozen=True)
+class _Told:
+    """A search that was answered."""
+
+    answers: Sequence[SearchResponse]  # all of one release
+    version: str
+    channel: str
+
+    def line(self) -> dict[str, Any]:
+        """What is logged of it."""
+        first = self.answers[0]
+        return {
+            "release": first.release,
+            "channel": self.channel,
+            "queries": len(self.answers),
+            "hits": sum(len(answer.hits) for answer in self.answers),
+            "partial": any(answer.partial for answer in self.answers),
+            "phases_ms": first.timings_ms,
+        }
+
+
+def told_of(scope: Scope, answers: Sequence[SearchResponse], encoder: str, channel: str) -> None:
+    """Have the answers of a search counted, and told in its line of the log, once they are sent.
 
     Args:
         scope: of the request.
         answers: all of one release.
         encoder: that release's newest.
         channel: that it was answered from.
-        metrics: take the counts.
     """
-    first, release = answers[0], base_of(answers[0].release)
-    metrics.add("perdure_searches_total", len(answers), release=release, version=version_of(encoder), channel=channel)
-    for phase, ms in first.timings_ms.items():
-        metrics.observe("perdure_phase_seconds", max(ms, 0.0) / 1e3, release=release, phase=phase)
-    partial = sum(answer.partial for answer in answers)
-    if partial:
-        metrics.add("perdure_partial_answers_total", partial, release=release)
-    scope.setdefault("state", {})["told"] = {
-        "release": first.release,
-        "channel": channel,
-        "queries": len(answers),
-        "hits": sum(len(answer.hits) for answer in answers),
-        "partial": partial > 0,
-        "phases_ms": first.timings_ms,
-    }
+    scope.setdefault("state", {})["told"] = _Told(answers, version_of(encoder), channel)

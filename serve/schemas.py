@@ -92,7 +92,12 @@ class ServeArgs(BaseModel):
     burst: int = Field(default=20, ge=1, description="with rate_per_s: requests at once, after a pause")
     threads: int = Field(default=1, ge=1, le=256, description="threads of torch and faiss in each replica")
     max_shadows: int = Field(default=32, ge=0, le=4096, description="shadow queries that may wait in a gateway; more are left out")
-    max_batch: int = Field(default=32, ge=1, le=4096, description="queries that the sharded encoder embeds in one pass")
+    max_batch: int = Field(
+        default=32,
+        ge=1,
+        le=4096,
+        description="queries that are embedded in one pass, and searches that are answered in one; 1 = one by one",
+    )
     gateway: DeploymentArgs = DeploymentArgs()
     encoder: DeploymentArgs = DeploymentArgs()
     shard: DeploymentArgs = DeploymentArgs()

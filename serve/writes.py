@@ -20,7 +20,7 @@ from perdure.records import Item, Scalar
 from perdure.registry import Registry
 from perdure.retrieval.retriever import Retriever
 from perdure.retrieval.writes import Change, NewItem, Outcome, Writer
-from serve.batching import Batcher
+from serve.batching import Batcher, in_thread
 from serve.problems import plain_message
 from serve.reading import picture_of
 
@@ -117,7 +117,7 @@ class Desk:
         self._registry = registry
         self._backend = backend
         self._writers: dict[str, Writer] = {}
-        self._commit: Batcher[tuple[Retriever, Change], Outcome] = Batcher(self._committed, _TOGETHER)
+        self._commit: Batcher[tuple[Retriever, Change], Outcome] = Batcher(in_thread(self._committed), _TOGETHER)
 
     async def write(self, pinned: Retriever, asked: WriteAsked) -> WriteOut:
         """Carry out a write over the release that is answered from.

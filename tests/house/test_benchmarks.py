@@ -1,5 +1,6 @@
 """Benchmarks are programs, not tests; that each of them runs is one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,10 @@ SHORT = {
     "encode": ["--items", "128", "--rounds", "1", "--threads", "2"],
     "scaling": ["--steps", "2", "--rounds", "1", "--threads", "2"],
     "strategy_cost": ["--steps", "1", "--rounds", "1", "--threads", "1", "--strategies", "l2", "correlation"],
+    "serving": [
+        *("--vectors", "2000", "--rounds", "1", "--seconds", "0.5", "--rate", "10"),
+        *("--clients", "2", "--callers", "4", "--out", os.devnull),
+    ],
 }
 
 

@@ -105,6 +105,17 @@ def test_a_gallery_of_equal_vectors_gives_its_first_rows_in_bounded_memory():
     assert peak < 160e6  # all candidates of all queries at once would be 300 x 20,000 x 12 bytes several times over, 300 MB and more
 
 
+def test_what_a_query_finds_does_not_depend_on_the_queries_beside_it():
+    rng = np.random.default_rng(0)
+    crowded = unit(40, 128)[rng.integers(40, size=3_000)] + 1e-7 * rng.standard_normal((3_000, 128)).astype(np.float32)  # ties, nearly
+    partition, queries = FlatPartition(np.arange(3_000), crowded), unit(64, 128, seed=1)
+    together = partition.search(queries, 50)
+    for count in (1, 7, 33):
+        apart = [partition.search(queries[start : start + count], 50) for start in range(0, 64, count)]
+        assert (np.concatenate([hits.rows for hits in apart]) == together.rows).all()
+        assert (np.concatenate([hits.scores for hits in apart]) == together.scores).all()
+
+
 def test_hnsw_finds_nearly_all_that_flat_finds():
     vectors, queries = unit(4000, 32), unit(200, 32, seed=1)
     rows = np.arange(4000)

@@ -51,10 +51,11 @@ def merge_partitions(parts: Sequence[Hits], k: int) -> Hits:
     segments = np.concatenate([part.segments for part in parts], axis=1)
     cost = np.where(rows < 0, np.inf, -scores if larger_is_better(metric) else scores)
     order = np.lexsort((rows, segments, cost), axis=-1)[:, :k]
-    rows = np.take_along_axis(rows, order, axis=1)
+    query = np.arange(len(order))[:, None]
+    rows = rows[query, order]
     longest = int((rows >= 0).sum(axis=1).max()) if len(rows) else 0
-    scores, segments = np.take_along_axis(scores, order, axis=1), np.take_along_axis(segments, order, axis=1)
-    return Hits(scores[:, :longest], rows[:, :longest], segments[:, :longest], metric)
+    order = order[:, :longest]
+    return Hits(scores[query, order], rows[:, :longest], segments[query, order], metric)
 
 
 def merge_segments(

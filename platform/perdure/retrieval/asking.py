@@ -113,6 +113,11 @@ class Search:
         """Hits of a segment that can be among the `wanted`: one more where an item is left out."""
         return self.wanted + (self.query.id is not None)
 
+    @property
+    def way(self) -> tuple[int, str, bool]:
+        """Searches of one way can go through the segments together: depth, filter, whether all is scanned."""
+        return self.depth, json.dumps(self.filter, sort_keys=True, default=str), self.exact
+
     def first(self) -> "Search":
         """The first search of an expansion."""
         return Search(self.query, self.expand, filter=self.filter, exact=self.exact)
@@ -171,8 +176,7 @@ def passes(searches: Sequence[Search]) -> list[Pass]:
     """The fewest passes that answer some searches."""
     found: dict[tuple[int, str, bool], Pass] = {}
     for place, search in enumerate(searches):
-        key = (search.depth, json.dumps(search.filter, sort_keys=True, default=str), search.exact)
-        found.setdefault(key, Pass([], search.depth, search.filter, search.exact)).places.append(place)
+        found.setdefault(search.way, Pass([], search.depth, search.filter, search.exact)).places.append(place)
     return list(found.values())
 
 

@@ -66,13 +66,13 @@ def merge_release(
     """
     if any(leave_out):
         parts = {number: _without(part, segments[number], leave_out) for number, part in parts.items()}
+    if len({_space(use) for use in release.segments}) == 1:
+        return merge_partitions(list(parts.values()), k)
     spaces: dict[tuple[EncoderRef, EncoderRef, bool | str], list[int]] = {}
     for number in sorted(parts):
         spaces.setdefault(_space(release.segments[number]), []).append(number)
     width = sum(part.rows.shape[1] for part in parts.values())
     lists = [merge_partitions([parts[number] for number in numbers], max(width, 1)) for numbers in spaces.values()]
-    if len({_space(use) for use in release.segments}) == 1:
-        return merge_partitions(lists, k)
     if release.merge in ("raw", "standardised"):
         statistics = [SegmentStatistics.pooled([segments[number].statistics for number in numbers]) for numbers in spaces.values()]
         put = [queries[numbers[0]] for numbers in spaces.values()]
