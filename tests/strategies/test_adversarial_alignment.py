@@ -131,7 +131,7 @@ def test_the_separate_classifier_is_taught_and_what_it_judges_is_pushed_the_othe
 
 def test_fooling_the_adversary_makes_it_unsure_and_teaching_it_makes_it_right() -> None:
     """Plain descent: on the embeddings along `entropy`, on the network along `modality`."""
-    strategy, encoder, batch = started(**{**ONLY, "adversary": "unified", "every": 1})
+    strategy, encoder, batch = started(**{**ONLY, "adversary": "unified", "every": 1, "entropy": 1})
     assert batch.text is not None
     adversary = strategy.trained()["adversary"]
     learning = torch.optim.Adam(adversary.parameters(), lr=1e-3)  # a surer one leaves no slope to climb
