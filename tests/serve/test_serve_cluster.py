@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import statistics
 import threading
 import time
@@ -14,6 +13,7 @@ import httpx
 import pytest
 from channel_suite import ChannelSuite
 from conftest import Gallery
+from ports import free_port
 from query_suite import QuerySuite
 from serving_suite import ApiSuite, Server, assert_problem, ids, wait
 from writing_suite import delete, item, shown, upsert
@@ -22,12 +22,6 @@ from serve.run import Running, start, stop
 from serve.schemas import DeploymentArgs, ServeArgs
 
 pytestmark = pytest.mark.cluster
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def few_cpus(folder: Path, topology: str, **more: Any) -> ServeArgs:

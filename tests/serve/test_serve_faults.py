@@ -20,8 +20,8 @@ import httpx
 import pytest
 from conftest import Gallery
 from open_loop import TEXTS, K, Load, Truth, capacity, open_loop
+from ports import free_port
 from ray_processes import ray_processes
-from test_serve_cluster import free_port
 
 from serve.run import APP, start, stop
 from serve.schemas import DeploymentArgs, ServeArgs
