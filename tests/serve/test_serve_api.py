@@ -179,7 +179,7 @@ def test_a_call_that_hangs_is_made_once_more_and_the_first_answer_counts(hasty: 
     answer = client.post("/v1/search", json={"text": "a red circle", "k": 30}).json()
     took_s = time.monotonic() - calls[0]
     assert len(answer["hits"]) == 15 and not answer["partial"] and len(calls) == 2
-    assert 0.5 <= calls[1] - calls[0] <= took_s < 2.0  # second_call_after_s, request_timeout_s
+    assert 0.4 < calls[1] - calls[0] <= took_s < 2.0  # second_call_after_s is 0.5, from before the first began; request_timeout_s is 2
     go_on.set()
     assert backend._second_calls == 0
 
