@@ -5,26 +5,25 @@ graphs", TPAMI 2020; faiss's implementation.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from perdure.index.partition import apply_threads, check_queries, exact_search, in_order, new_map, read_map, stored_vectors
+from perdure.index.mapped import MappedPartition, one_thread
+from perdure.index.partition import apply_threads, check_queries, exact_search, in_order, new_map, read_map
 from perdure.records import Hits
 
 __all__ = ["HNSWPartition"]
 
 
-class HNSWPartition:
+class HNSWPartition(MappedPartition):
     """n vectors in a graph; a search looks at a few hundred of them. About 4 D + 8 M + 24 bytes a vector.
 
     Built by one thread, so that the same vectors give the same graph and the same bytes; build partitions side by side in
     processes to use more cores. Nothing can be removed from the graph.
     """
-
-    metric: ClassVar[str] = "ip"
 
     def __init__(
         self,
@@ -47,30 +46,11 @@ class HNSWPartition:
         graph = faiss.IndexHNSWFlat(vectors.shape[1], hnsw_links, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = ef_construction
         graph.hnsw.efSearch = ef_search  # saved with the graph
-        threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)
-        try:
-            self._map: Any = new_map(graph, rows, vectors)
-        finally:
-            faiss.omp_set_num_threads(threads)
+        with one_thread():
+            self._map = new_map(graph, rows, vectors)
         self._graph: Any = graph
-        self._flat: Any = faiss.downcast_index(graph.storage)
+        self._flat = faiss.downcast_index(graph.storage)
         self._rows = rows.astype(np.int64)
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self._graph.d
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """(n,) rows of the segment, ascending."""
-        return self._rows
-
-    @staticmethod
-    def kept(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Partition.kept`: all of them."""
-        return vectors
 
     def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
         """See `Partition.search`; approximate, but exact (a scan) with `allowed`, and when k reaches n.
@@ -88,14 +68,6 @@ class HNSWPartition:
         scores, positions = self._graph.search(queries, min(effort, len(self._rows)), params=how)
         scores, rows = in_order(scores, np.where(positions < 0, -1, self._rows[positions]))
         return Hits(scores[:, :k], rows[:, :k], np.zeros((len(queries), k), np.int32), self.metric)
-
-    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """See `Partition.vectors`."""
-        return stored_vectors(self._flat, self._rows, rows)
-
-    def save(self, path: Path) -> None:
-        """Write the graph, the vectors and their rows into one file."""
-        faiss.write_index(self._map, str(path))
 
     @classmethod
     def load(cls, path: Path) -> Self:

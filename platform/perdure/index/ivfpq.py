@@ -7,14 +7,15 @@ in place of a second code. Both are faiss's.
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from perdure.errors import Corrupt
-from perdure.index.partition import apply_threads, check_queries, check_vectors, exact_search, in_order, new_map, read_map, stored_vectors
+from perdure.index.mapped import MappedPartition, one_thread
+from perdure.index.partition import apply_threads, check_queries, check_vectors, exact_search, in_order, new_map, read_map
 from perdure.records import Hits
 
 __all__ = ["IVFPQPartition"]
@@ -25,14 +26,12 @@ _TOO_FEW = 1024  # vectors: a code book of 256 words is learned from them, and a
 _CODE_BITS = 8
 
 
-class IVFPQPartition:
+class IVFPQPartition(MappedPartition):
     """n vectors in lists, as codes and as they are; a search reads the codes of a few lists, then the vectors of the best of them.
 
     About 4 D + pq_bytes + 16 bytes a vector: the vectors stay in memory, so what is saved is time. Scores are exact, like those of HNSW;
     what is approximate is which vectors are looked at. Built by one thread with a fixed seed, so that the same vectors give the same bytes.
     """
-
-    metric: ClassVar[str] = "ip"
 
     def __init__(
         self,
@@ -61,9 +60,7 @@ class IVFPQPartition:
         code = pq_bytes or max(size for size in range(1, max(1, dim // 4) + 1) if dim % size == 0)
         if dim % code:
             raise ValueError(f"ivfpq partition: pq_bytes={code} does not divide D={dim}; choose a divisor, or 0")
-        threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)
-        try:
+        with one_thread():
             base: Any = _faiss.IndexFlatIP(dim)
             if count >= _TOO_FEW:
                 lists = min(ivf_lists or 4 * math.isqrt(count), count)
@@ -73,25 +70,8 @@ class IVFPQPartition:
                 base.train(np.ascontiguousarray(vectors, dtype=np.float32))
             refined = _faiss.IndexRefineFlat(base)
             refined.k_factor = float(rerank)  # saved, too
-            self._map: Any = new_map(refined, rows, vectors)
-        finally:
-            faiss.omp_set_num_threads(threads)
+            self._map = new_map(refined, rows, vectors)
         self._hold(refined, rows.astype(np.int64))
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self._flat.d
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """(n,) rows of the segment, ascending."""
-        return self._rows
-
-    @staticmethod
-    def kept(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Partition.kept`: all of them."""
-        return vectors
 
     def search(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
         """See `Partition.search`; approximate, but exact (a scan) with `allowed`, where few vectors are here, and when k reaches n.
@@ -112,14 +92,6 @@ class IVFPQPartition:
             hits.scores[short], hits.rows[short] = whole.scores, whole.rows
         return hits
 
-    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """See `Partition.vectors`."""
-        return stored_vectors(self._flat, self._rows, rows)
-
-    def save(self, path: Path) -> None:
-        """Write lists, codes, vectors and their rows into one file."""
-        faiss.write_index(self._map, str(path))
-
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote.
@@ -136,5 +108,5 @@ class IVFPQPartition:
 
     def _hold(self, refined: Any, rows: NDArray[np.int64]) -> None:
         self._refined, self._rows = refined, rows
-        self._flat: Any = faiss.downcast_index(refined.refine_index)
+        self._flat = faiss.downcast_index(refined.refine_index)
         self._probed = isinstance(faiss.downcast_index(refined.base_index), faiss.IndexIVFPQ)
