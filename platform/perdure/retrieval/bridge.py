@@ -12,15 +12,14 @@ queries, D embedding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
-from perdure.errors import BadQuery, Corrupt
+from perdure.errors import BadQuery
 from perdure.records import QueryModality
+from perdure.retrieval.hop import Hop
 
 __all__ = ["QUERY_BRIDGE", "QueryBridge", "orthogonal_map"]
 
@@ -28,11 +27,10 @@ QUERY_BRIDGE = "query_bridge.safetensors"  # beside the weights of an encoder ve
 
 
 @dataclass(frozen=True, eq=False)
-class QueryBridge:
-    """B of one hop, or of several."""
+class QueryBridge(Hop):
+    """B of one hop, or of several. Arrays are (D, D)."""
 
-    image: NDArray[np.float32]  # (D, D)
-    text: NDArray[np.float32] | None  # (D, D); None where the encoder has no text tower
+    called: ClassVar[str] = "query bridge"
 
     @classmethod
     def over(cls, hops: Sequence["QueryBridge"]) -> Self:
@@ -53,23 +51,6 @@ class QueryBridge:
         if turn is None:
             raise BadQuery("no bridge was fitted for texts, because the encoder had no text tower; search by image or by item id")
         return (queries @ turn.T).astype(np.float32)
-
-    def save(self, path: Path) -> None:
-        """As safetensors."""
-        save_file({"image": self.image} | ({} if self.text is None else {"text": self.text}), path)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """What `save` wrote.
-
-        Raises:
-            Corrupt: it cannot be read.
-        """
-        try:
-            arrays = load_file(path)
-            return cls(arrays["image"], arrays.get("text"))
-        except Exception as error:  # safetensors raises its own SafetensorError, KeyError or OSError for a damaged file
-            raise Corrupt(f"{path}: not the query bridge of an encoder version ({error})") from None
 
 
 def orthogonal_map(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -17,16 +17,16 @@ unit rows unlike each other, and is compensated on average only. Q queries, D em
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
-from perdure.errors import BadQuery, Corrupt, Incompatible, NotFound
+from perdure.errors import BadQuery, Incompatible, NotFound
 from perdure.records import EncoderRef, QueryModality, Release
 from perdure.registry.registry import Registry
 from perdure.retrieval.bridge import QUERY_BRIDGE, QueryBridge
+from perdure.retrieval.hop import Hop
 
 __all__ = ["QUERY_DRIFT", "Compensation", "QueryDrift", "asked", "load_drifts", "mean_drift"]
 
@@ -34,11 +34,10 @@ QUERY_DRIFT = "query_drift.safetensors"  # beside the weights of an encoder vers
 
 
 @dataclass(frozen=True, eq=False)
-class QueryDrift:
-    """delta of one hop, or of several."""
+class QueryDrift(Hop):
+    """delta of one hop, or of several. Arrays are (D,)."""
 
-    image: NDArray[np.float32]  # (D,)
-    text: NDArray[np.float32] | None  # (D,); None where the encoder has no text tower
+    called: ClassVar[str] = "query drift"
 
     @classmethod
     def over(cls, hops: Sequence["QueryDrift"]) -> Self:
@@ -57,23 +56,6 @@ class QueryDrift:
             raise BadQuery("the drift of texts was not measured, because the encoder had no text tower; search by image or by item id")
         moved = queries - drift
         return (moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)).astype(np.float32)
-
-    def save(self, path: Path) -> None:
-        """As safetensors."""
-        save_file({"image": self.image} | ({} if self.text is None else {"text": self.text}), path)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """What `save` wrote.
-
-        Raises:
-            Corrupt: it cannot be read.
-        """
-        try:
-            arrays = load_file(path)
-            return cls(arrays["image"], arrays.get("text"))
-        except Exception as error:  # safetensors raises its own SafetensorError, KeyError or OSError for a damaged file
-            raise Corrupt(f"{path}: not the query drift of an encoder version ({error})") from None
 
 
 Compensation = QueryDrift | QueryBridge
