@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # for `serve`; this folder has nothing to import
 
+import aiohttp  # noqa: E402
 import faiss  # noqa: E402
 import httpx  # noqa: E402
 import numpy as np  # noqa: E402
@@ -310,16 +311,17 @@ def client(orders: Connection) -> None:
 async def carry_out(load: Load) -> Told:
     """Ask."""
     told, drawn = Told(), random.Random(load.seed)
-    connections = load.clients or 64
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    async with httpx.AsyncClient(timeout=60, limits=limits) as http:
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=load.clients or 64)) as http:
 
         async def ask(since: float | None = None) -> None:
             began = time.perf_counter() if since is None else since
             body = json.dumps({"text": drawn.choice(TEXTS)})
             try:
-                answered = (await http.post(load.url, content=body, headers={"Content-Type": "application/json"})).status_code == 200
-            except httpx.HTTPError:
+                async with http.post(load.url, data=body, headers={"Content-Type": "application/json"}) as answer:
+                    await answer.read()
+                    answered = answer.status == 200
+            except (aiohttp.ClientError, TimeoutError):
                 answered = False
             if answered:
                 told.ms.append((time.perf_counter() - began) * 1e3)

@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import aiohttp
 import httpx
 from conftest import Gallery
 
 from perdure.retrieval.retriever import Query, Retriever
 
-__all__ = ["TEXTS", "Came", "K", "Load", "Truth", "capacity", "open_loop"]
+__all__ = ["TEXTS", "Asker", "Came", "K", "Load", "Truth", "capacity", "open_loop"]
 
 T = TypeVar("T")
 
@@ -46,6 +47,37 @@ class Truth:
         told = answer.json()
         verdicts = {self.verdict(one, text) for one, text in zip(told.get("results", [told]), texts, strict=True)}
         return verdicts.pop() if len(verdicts) == 1 else f"mixed: {sorted(verdicts)}"
+
+
+class Asker:
+    """A client of a service for as much load as one process can make, to be entered and left.
+
+    Not httpx: its pool looks through all connections for every request, and with hundreds that wait in an overload that took seconds,
+    which look like the service's.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._url = url
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+
+    async def __aenter__(self) -> "Asker":
+        self._session = aiohttp.ClientSession(self._url, timeout=self._timeout, connector=aiohttp.TCPConnector(limit=0))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """The answer.
+
+        Raises:
+            httpx.TransportError: none came.
+        """
+        try:
+            async with self._session.post(path, json=body) as answer:
+                return httpx.Response(answer.status, headers=dict(answer.headers), content=await answer.read())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise httpx.TransportError(f"{type(error).__name__}: {error}") from error
 
 
 def _refusal(answer: httpx.Response) -> str:
