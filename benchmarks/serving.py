@@ -367,11 +367,13 @@ def client_process() -> Iterator[Callable[[Load], Told]]:
 # -- in this process ------------------------------------------------------------------------------------------------------
 
 
-def search_in_process(plain: Plain, seconds: float) -> Told:
-    """One search after the other."""
-    told = Told()
+def search_in_process(plain: Plain, seconds: float, rate: float = 0.0) -> Told:
+    """One search after the other, or so many a second: what was not asked for a while has left the processor's caches."""
+    told, drawn = Told(), random.Random(0)
     began = time.perf_counter()
     while time.perf_counter() < began + seconds:
+        if rate:
+            time.sleep(drawn.expovariate(rate))
         started = time.perf_counter()
         plain.nearest(plain.encode(TEXTS[len(told.ms) % len(TEXTS)]))
         told.ms.append((time.perf_counter() - started) * 1e3)
@@ -464,8 +466,8 @@ def main() -> None:
         with all_arms(Path(folder)) as arms:
             check_same(plain, arms)
             for turn in range(given.rounds):
-                fixed["in process"].append(search_in_process(plain, given.seconds / 4))
-                most["in process"].append(fixed["in process"][-1])
+                fixed["in process"].append(search_in_process(plain, given.seconds, given.rate))
+                most["in process"].append(search_in_process(plain, given.seconds / 4))
                 for arm in arms:
                     fixed.setdefault(arm.name, []).append(asked(Load(arm.url, given.seconds, rate=given.rate, seed=turn)))
                 for arm in arms:

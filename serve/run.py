@@ -1,4 +1,4 @@
-"""Serve a registry on this machine: python serve/run.py --registry registry --port 8000 [--topology fused|sharded]
+"""Serve a registry on this machine: python serve/run.py --registry registry --port 8000 [--topology fused|sharded] [key.sub=value ...]
 
 Starts a local Ray and Serve (or joins the Ray at --ray-address), waits until searches are answered, prints the address of the
 page, and runs until Ctrl-C or SIGTERM; then it stops what it started, and nothing else. `start` and `stop` do the same from
@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,15 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 import httpx  # noqa: E402
+from pydantic import ValidationError  # noqa: E402
 
+from perdure.catalog import readable  # noqa: E402
+from perdure.config import apply_override  # noqa: E402
 from perdure.errors import ConfigError, PerdureError  # noqa: E402
 from serve.proxy import ENVIRONMENT  # noqa: E402
 from serve.schemas import ServeArgs  # noqa: E402
 
-__all__ = ["Running", "start", "stop"]
+__all__ = ["Running", "arguments_of", "start", "stop"]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,23 @@ class Running:
     owns_ray: bool
     owns_serve: bool
     stopped: bool = False
+
+
+def arguments_of(said: dict[str, Any], overrides: Sequence[str] = ()) -> ServeArgs:
+    """What the service is told, after `key.sub=value` overrides.
+
+    Raises:
+        ConfigError: an override that is none, an unknown key, a value out of range; all at once.
+    """
+    said = dict(said)
+    problems = [problem for override in overrides for problem in apply_override(said, override)]
+    try:
+        args = ServeArgs.model_validate(said)
+    except ValidationError as error:
+        raise ConfigError("serve", problems + readable(error, "", ServeArgs.model_fields)) from None
+    if problems:
+        raise ConfigError("serve", problems)
+    return args
 
 
 def start(
@@ -196,12 +217,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shards", type=int, default=2, help="shards of the sharded topology (default: %(default)s)")
     parser.add_argument("--keys", help="file of API keys (default: PERDURE_KEYS, else none)")
     parser.add_argument("--ray-address", help="join this Ray instead of starting one")
+    parser.add_argument(
+        "overrides", nargs="*", help="any of ServeArgs (serve/schemas.py): gateway.num_replicas=2, candidate=null, rate_per_s=5"
+    )
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    args = ServeArgs(registry=given.registry, host=given.host, topology=given.topology, shards=given.shards, keys_file=given.keys)
     ended = threading.Event()
     try:
+        args = arguments_of(
+            {"registry": given.registry, "host": given.host, "topology": given.topology, "shards": given.shards, "keys_file": given.keys},
+            given.overrides,
+        )
         running = start(args, given.port, ray_address=given.ray_address, must_be_ready=False)
     except PerdureError as error:
         print(f"error: {error}", file=sys.stderr)

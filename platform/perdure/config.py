@@ -23,6 +23,7 @@ __all__ = [
     "TrainConfig",
     "ValidationConfig",
     "WorkersConfig",
+    "apply_override",
     "load",
     "parse",
     "put",
@@ -278,7 +279,7 @@ def parse(raw: Any, overrides: list[str] | None = None, *, source: str = "config
         raise ConfigError(source, [f"a run is a mapping of sections, found {type(raw).__name__}"])
     raw = _written_out(yaml.safe_load(yaml.safe_dump(raw)))  # a deep copy
     _name_parts(raw, overrides or [])
-    problems = [problem for override in overrides or [] for problem in _apply(raw, override)]
+    problems = [problem for override in overrides or [] for problem in apply_override(raw, override)]
     config: RunConfig | None = None
     try:
         config = RunConfig.model_validate(raw)
@@ -329,8 +330,8 @@ def _name_parts(raw: dict[str, Any], overrides: list[str]) -> None:
             holder.setdefault(key or section, defaults[section] if key is None else defaults[section][key])
 
 
-def _apply(raw: dict[str, Any], override: str) -> list[str]:
-    """Set one dotted override in place; a problem, if it has one."""
+def apply_override(raw: dict[str, Any], override: str) -> list[str]:
+    """Set what `a.b=value` says in place; a problem, if it has one."""
     dotted, equals, text = override.partition("=")
     if not equals or not all(dotted.split(".")):
         return [f"override '{override}': expected key.sub=value"]
