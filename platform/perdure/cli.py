@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,6 +126,21 @@ def journal(registry: RegistryOption = None) -> None:
         columns = ("channel", "action", "before", "release", "by", "user", "reason")
         table.add_row(entry["at"][:19], *(entry[column] or "" for column in columns), "; ".join(entry["forced"]))
     _console().print(table)
+
+
+@app.command()
+def prune(
+    after_hours: Annotated[float, typer.Option(help="How long a segment stays marked before it goes; at least 1.")] = 24.0,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be done.")] = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Delete what merges of written items left behind; marked now, gone with a call a day later. Safe beside writers and servers."""
+    from perdure.registry.pruning import prune as pruned
+
+    found = pruned(_open(registry), after=timedelta(hours=after_hours), dry_run=dry_run)
+    would = "would be " if dry_run else ""
+    print(f"{len(found.deleted)} segments of writes {would}deleted ({found.freed_bytes / 2**20:.1f} MiB), ", end="")
+    print(f"{len(found.marked)} {would}marked as unused, {len(found.waiting)} marked before and not due yet")
 
 
 @app.command()

@@ -6,6 +6,7 @@ segments/<run>/v<N>/...                  the same
 releases/<run>/v<N>/manifest.json
 calibrations/<sha256>.safetensors        what a release's merge was fitted to; the release names it
 edits/<run>/<N>.json                     the log of what was written and deleted by hand; see `registry.edits`
+unused/<run>.writes/v<N>.json            a segment that nothing uses any more; see `registry.pruning`
 channels/<channel>.json                  one pointer; see `registry.channels`
 journal/<time>-<channel>-<number>.json   one entry a move; see there
 """

@@ -112,6 +112,11 @@ class S3Store:
             names = [entry["Key"].removeprefix(self._base) for page in pages for entry in page.get("Contents", [])]
         return sorted(name for name in names if is_key(name))
 
+    def delete(self, key: str) -> None:
+        """Take a key away; it need not be there. Copies in `PERDURE_CACHE` stay until that is emptied."""
+        with self._explained(f"delete '{key}'"):
+            self._client.delete_object(Bucket=self.bucket, Key=self._name(key))
+
     def read_pointer(self, key: str) -> tuple[bytes, str] | None:
         """A pointer's bytes and its ETag, which is its tag."""
         return self._get(key)

@@ -44,6 +44,10 @@ class Store(Protocol):
         """The keys below a prefix that ends in `/` (or is empty), sorted."""
         ...
 
+    def delete(self, key: str) -> None:
+        """Take a key away, for good; it need not be there. For what nothing names any more: see `registry.pruning`."""
+        ...
+
     def read_pointer(self, key: str) -> tuple[bytes, str] | None:
         """A pointer's bytes and the tag of this state, or None when it was never set."""
         ...
@@ -128,11 +132,15 @@ class LocalStore:
         if path.exists():
             raise Exists(f"registry {self.root} has '{key}' already")
         with self._temporary(data) as temporary:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                raise Exists(f"registry {self.root} has '{key}' already") from None
+            while True:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(temporary, path)
+                except FileExistsError:
+                    raise Exists(f"registry {self.root} has '{key}' already") from None
+                except FileNotFoundError:
+                    continue  # a `delete` took the empty folder away in between
+                break
         _sync_folder(path.parent)
 
     def fetch(self, key: str) -> Path:
@@ -150,6 +158,18 @@ class LocalStore:
             folders[:] = [name for name in folders if not name.startswith(".")]
             keys += [(Path(parent) / name).relative_to(self.root).as_posix() for name in files if not name.startswith(".")]
         return sorted(keys)
+
+    def delete(self, key: str) -> None:
+        """Take a key away, and the folders that are empty then; it need not be there."""
+        path = self._path(key)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+            _sync_folder(path.parent)
+        with contextlib.suppress(OSError):  # the first that is not empty
+            for folder in path.parents:
+                if folder == self.root:
+                    break
+                folder.rmdir()
 
     def read_pointer(self, key: str) -> tuple[bytes, str] | None:
         """A pointer's bytes and their sha256, which is its tag."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from perdure.index.segment import Segment, build_segment
 from perdure.records import EncoderRef, Item, SegmentRef
+from perdure.registry.pruning import is_marked
 from perdure.registry.registry import Registry
 from perdure.registry.store import sha256_of
 
@@ -65,7 +66,8 @@ def publish(
 ) -> SegmentRef:
     """A segment `<run>.writes`, whose version is a digest of its bytes: the same rows again are the same segment, whoever lays them.
 
-    Nobody has to look for a free number, and what a process that died had published is found by the one that goes on.
+    Nobody has to look for a free number, and what a process that died had published is found by the one that goes on. A version that is
+    about to be pruned is left alone, for the next one.
     """
     with tempfile.TemporaryDirectory(prefix="perdure-") as folder:
         files = build_segment(
@@ -80,5 +82,7 @@ def publish(
         )
         bytes_of = sorted((name, sha256_of(path)) for name, path in files.items())
         version = 1 + int(hashlib.sha256(repr((str(made_by), bytes_of)).encode()).hexdigest()[:12], 16)
+        while is_marked(registry, SegmentRef(f"{run}.writes", version)):
+            version += 1
         meta = {"items": len(gathered), "tasks": sorted(set(gathered.tasks))}
         return registry.publish_segment(f"{run}.writes", version, files, made_by=made_by, meta=meta)
