@@ -219,3 +219,21 @@ def test_a_group_without_a_split_is_named() -> None:
 
 def test_the_catalog_holds_every_way_of_cutting() -> None:
     assert set(STREAMS) == {"class_incremental", "by_group", "dataset_sequence", "cross_modal", "modality_sequence"}
+
+
+# --- few test items
+
+
+def test_where_no_class_has_two_test_items_the_training_items_can_be_found_too(caplog: pytest.LogCaptureFixture) -> None:
+    items = [*dataset(classes=4, train=5, test=1), *dataset(classes=2, train=5, test=2, groups=("more",))]
+    stream = cut("class_incremental", items, first=2, step=2, order=["c2", "c3", "c0", "c1"])
+    few, enough = stream.tasks
+    assert few.gallery.tolist() == sorted({*few.train.tolist(), *few.query.tolist()}) and len(few.query) == 2
+    assert np.array_equal(enough.gallery, enough.query)
+    assert "no class has two test items" in caplog.text and "task 0" in caplog.text
+
+
+def test_captions_are_enough_to_search_for() -> None:
+    items = [Item(id=str(n), label=f"c{n % 4}", split="train" if n < 8 else "test", captions=("a word",)) for n in range(12)]
+    stream = cut("class_incremental", items, first=2, step=2)
+    assert all(np.array_equal(task.gallery, task.query) for task in stream.tasks)

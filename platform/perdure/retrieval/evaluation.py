@@ -31,7 +31,9 @@ __all__ = [
 ]
 
 TASK_DEFINITIONS = {
-    "recall@k of a task": "Image to image by class label, leave-one-out inside the task's own test split (the known-task setting).",
+    "recall@k of a task": "Image to image by class label, leave-one-out inside the task's own test split (the known-task setting). "
+    "Where no class of the task has two test items, and there are no captions, its training items can be found, too: then gallery is "
+    "larger than query under tasks.",
     "t2i_recall@k": "Text to image inside the task's own test split: each caption has one relevant picture, the one it was written for.",
     "i2t_recall@k": "Image to text inside the task's own test split: a hit is any of the picture's own captions.",
     "search_recall@k": "Image to image by class label over everything that the release has indexed, leave-one-out, under its index policy. "

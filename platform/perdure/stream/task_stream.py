@@ -1,5 +1,6 @@
 """TaskStream: a dataset cut into tasks, and what the ways of cutting share."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from perdure.records import Item, Task
 
 __all__ = ["TaskStream", "Unseen", "arrange", "build_stream", "group_names", "rows_of_classes"]
 
+log = logging.getLogger(__name__)
+
 Unseen = tuple[Sequence[str], NDArray[np.int64]]
 """Classes that no task learns, and the rows that measure them."""
 
@@ -20,8 +23,9 @@ Unseen = tuple[Sequence[str], NDArray[np.int64]]
 class TaskStream:
     """Tasks in the order in which they are learned.
 
-    Query and gallery of a task are both the test rows of its classes: retrieval is leave-one-out inside them. Classes that no task
-    learns are measured apart: those of the stream as a whole, or, where each task is a dataset, those of each dataset.
+    Query and gallery of a task are both the test rows of its classes: retrieval is leave-one-out inside them. Where these are so few that
+    no query has anything to find, neither another item of its class nor a caption, its training rows are in the gallery, too. Classes
+    that no task learns are measured apart: those of the stream as a whole, or, where each task is a dataset, those of each dataset.
     """
 
     tasks: tuple[Task, ...]
@@ -131,7 +135,15 @@ class _Cut:
                 f"task {index} '{name}': {len(rows)} usable items, but none of the {lacking} split; it can not be learned or measured"
             )
         self._number(found, rows)
-        return Task(index, name, tuple(sorted(found, key=self.id_of.__getitem__)), train, test, test)
+        return Task(index, name, tuple(sorted(found, key=self.id_of.__getitem__)), train, test, self._gallery(index, name, train, test))
+
+    def _gallery(self, index: int, name: str, train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The test rows, and the training rows where nothing can be found without them."""
+        asked, times = np.unique(self.labels[test], return_counts=True)
+        if (times > 1).any() or any(self._items[row].captions for row in test.tolist()) or not np.isin(self.labels[train], asked).any():
+            return test
+        log.warning("task %d '%s': no class has two test items; they are searched for among its training items, too", index, name)
+        return np.union1d(train, test)
 
     def aside(self, index: int, name: str, classes: Sequence[str], rows: NDArray[np.int64]) -> Task:
         """What measures classes that no task learns."""
