@@ -114,7 +114,21 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
     if text == "none" and are_words(dataset.items, np.flatnonzero(stream.labels >= 0)).any():
         problem = "encoder.text=none: some items of this stream are words alone; set encoder.text=auto, or leave out that modality"
         raise ConfigError(f"run '{config.name}'", [problem])
-    return Prepared(dataset, pixels, stream, with_text=text != "none" and has_captions)
+    with_text = text != "none" and has_captions
+    if with_text:
+        _check_captions(dataset.items, stream)
+    return Prepared(dataset, pixels, stream, with_text)
+
+
+def _check_captions(items: Sequence[Item], stream: TaskStream) -> None:
+    """Every item that is learned with a text tower has a text, but those that are pictures alone by their modality."""
+    learned = [items[int(row)] for task in stream.tasks for row in task.train]
+    silent = [item.id for item in learned if not item.captions and item.modality in (None, "text")]
+    if silent:
+        raise DataError(
+            f"{len(silent)} of {len(learned)} training items have no caption, such as '{silent[0]}', and others have; give each one, leave "
+            "them out, or learn from pictures alone (encoder.text=none)"
+        )
 
 
 def _stream(config: RunConfig, items: Sequence[Item], rows: NDArray[np.int64]) -> TaskStream:
