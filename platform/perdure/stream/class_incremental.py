@@ -86,7 +86,9 @@ def _check(found: int, first: int, step: int, tasks: int | None, unseen: int) ->
             if first > seen:
                 problems.append(f"first={first}: more than there are; {have}")
         elif first + step > seen:
-            problems.append(f"first={first} + step={step} is {first + step} classes, but {have}")
+            problems.append(
+                f"first={first} + step={step} is {first + step} classes, but {have}; choose fewer (stream.kind.first, stream.kind.step)"
+            )
         elif tasks is not None and tasks > possible:
             problems.append(f"tasks={tasks}: first={first} and step={step} make {possible} tasks at most; {have}")
     if problems:
