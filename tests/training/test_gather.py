@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,9 @@ def in_process(rank: int, num: int, port: int, names: list[str], encoder: Encode
         learned, read, terms = learn(name, mine, task, Distributed())
         save_file({key: value.contiguous() for key, value in learned.state_dict().items()}, f"{folder}/{name}-{num}-{rank}.safetensors")
         Path(folder, f"{name}-{num}-{rank}.json").write_text(json.dumps({"read": sorted(read), "terms": terms}))
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # all is written; on a busy machine the end of the interpreter once met a thread of gloo's, and abort()
 
 
 def task_for(num: int, toy_encoder: Callable[..., Encoder], toy_task: Callable[..., TaskData], *, joint: bool) -> tuple[Encoder, TaskData]:
