@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from s3_server import S3Server
 from written import Plain, apply, begin, change, gallery, live, write
 
 from perdure.cli import main
@@ -40,7 +39,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"s3://tests/{tmp_path.parent.name}/{tmp_path.name}"
 
 
-def test_what_nothing_uses_is_marked_and_gone_a_day_later_and_the_rest_is_as_it_was(url: str, s3: S3Server) -> None:
+def test_what_nothing_uses_is_marked_and_gone_a_day_later_and_the_rest_is_as_it_was(url: str) -> None:
     registry, plain = begin(url)
     some_writes(registry, plain, 12)
     release, _ = live(registry)

@@ -221,7 +221,7 @@ class TestSharded:
         load, whole_s = under_load(service, lambda: stopped(service, "Shard-1"))
         told(capsys, load.line("Shard-1 stopped", whole_after=f"{whole_s:.1f} s"))
         assert all_right(load), load.counts()
-        assert load.times()[-1] < service.args.request_timeout_s
+        assert statistics.quantiles(load.times(), n=100)[98] < service.args.request_timeout_s / 3
 
     def test_ten_moves_mix_nothing(self, service: Service, capsys: pytest.CaptureFixture[str]) -> None:
         load, moves = under_load(service, lambda: moved(service), requests=500)
@@ -285,6 +285,6 @@ class TestOverload:
         # Four times what as many as may wait take at the rate of this very load; without a bound the last would wait for all of the load.
         in_time_s = 4 * most_waiting / (len(accepted) / seconds)
         assert statistics.quantiles(accepted, n=100)[98] < in_time_s
-        assert statistics.quantiles(refused, n=100)[98] < in_time_s
+        assert statistics.quantiles(refused, n=100)[98] < statistics.median(accepted)
         after, _ = under_load(service, lambda: None, requests=100)
         assert after.counts(0) == {"right": 100} and after.times()[-1] < in_time_s

@@ -50,24 +50,24 @@ def prune(registry: Registry, *, after: timedelta = timedelta(days=1), dry_run: 
         raise RegistryError(f"prune after {after}: give at least {LEAST}, so that no writer is between its segment and its edit")
     now = now or datetime.now(UTC)
     marks = dict(_marks(registry))
-    used = _used(registry)
-    found = Pruned([], [], [], 0)
+    written, used = _written_and_used(registry)
+    marked, waiting, deleted = list[SegmentRef](), list[SegmentRef](), list[SegmentRef]()
     freed = 0
-    for ref in sorted({*_segments_of_writes(registry), *marks}, key=str):
+    for ref in sorted({*written, *marks}, key=str):
         since = marks.get(ref)
         if ref in used:
             if since is not None and not dry_run:
                 registry.store.delete(_mark_key(ref))
         elif since is None:
-            found.marked.append(ref)
+            marked.append(ref)
             if not dry_run:
                 _mark(registry, ref, now)
         elif now - since < after:
-            found.waiting.append(ref)
+            waiting.append(ref)
         else:
-            found.deleted.append(ref)
+            deleted.append(ref)
             freed += _delete(registry, ref, dry_run)
-    return Pruned(found.marked, found.waiting, found.deleted, freed)
+    return Pruned(marked, waiting, deleted, freed)
 
 
 def is_marked(registry: Registry, ref: SegmentRef) -> bool:
@@ -79,17 +79,20 @@ def is_marked(registry: Registry, ref: SegmentRef) -> bool:
     return True
 
 
-def _segments_of_writes(registry: Registry) -> list[SegmentRef]:
-    return [ref for ref in registry.segments() if ref.run.endswith(_WRITES) and registry.edits(ref.run.removesuffix(_WRITES)).newest()]
-
-
-def _used(registry: Registry) -> set[SegmentRef]:
-    """The segments of all releases, and of the edits that count now."""
+def _written_and_used(registry: Registry) -> tuple[list[SegmentRef], set[SegmentRef]]:
+    """The segments of the runs that have a log of writes; and those of all releases, and of the edits that count now."""
+    by_run: dict[str, list[SegmentRef]] = {}
+    for ref in registry.segments():
+        if ref.run.endswith(_WRITES):
+            by_run.setdefault(ref.run.removesuffix(_WRITES), []).append(ref)
+    written: list[SegmentRef] = []
     used = {use.segment for release in registry.releases() for use in release.segments}
-    for run in {ref.run for ref in registry.segments() if ref.run.endswith(_WRITES)}:
-        log = registry.edits(run.removesuffix(_WRITES))
-        used |= {ref for edit in log.active(log.newest()) for ref, _ in edit.segments}
-    return used
+    for run, refs in by_run.items():
+        log = registry.edits(run)
+        if newest := log.newest():
+            written += refs
+            used |= {ref for edit in log.active(newest) for ref, _ in edit.segments}
+    return written, used
 
 
 def _marks(registry: Registry) -> Iterator[tuple[SegmentRef, datetime]]:
