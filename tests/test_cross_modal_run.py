@@ -1,6 +1,8 @@
 """A run on pictures with words: what its report says of every index policy, and that a release under `keep` serves what was measured."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ from perdure.checks import check
 from perdure.config import RunConfig, parse
 from perdure.encoders import load_encoder
 from perdure.errors import ConfigError, Incompatible
-from perdure.records import EncoderRef
+from perdure.records import EncoderRef, Release
 from perdure.registry.manifest import Manifest
+from perdure.retrieval.calibration import fold_of
 from perdure.retrieval.compensation import QUERY_DRIFT, QueryDrift, mean_drift
 from perdure.retrieval.cross_modal import cross_modal_drift, cross_modal_recalls
 from perdure.retrieval.evaluation import embed_split
 from perdure.retrieval.retriever import Query, Retriever
+from perdure.retrieval.routes import Routes
 from perdure.run import StreamRun, learn_stream
 from perdure.run import measures as measures_module
 
@@ -223,3 +227,30 @@ def test_joint_training_may_leave_out_negatives_of_other_tasks_and_nothing_else_
         terms[which] = [entry["curves"]["pairs"] for entry in report["train"]]
     assert terms["all"][0] == terms["within_task"][0], "the first task has no other"
     assert terms["all"][1][0] != terms["within_task"][1][0]
+
+
+def test_under_versioned_the_task_of_a_query_is_estimated_from_new_items_alone(
+    learned: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Routed equals what the releases' own fits say; older encoders see training items of the task that comes, and of no other."""
+    shutil.copytree(learned[0], tmp_path / "copy")
+    enter(tmp_path / "copy", monkeypatch)
+    run = StreamRun.open(config())
+    tasks, refs = run.prepared.stream.tasks, [EncoderRef("small", version) for version in (1, 2, 3)]
+    index = run.config.index.model_copy(update={"policy": "versioned", "compensate": False})
+    releases: list[Release] = []
+    for task, ref in zip(tasks, refs, strict=True):
+        releases.append(run.publish_release(task, ref, index, releases[-1] if releases else None))
+    found = run.measures.cross_modal()["policies"]
+    items = run.prepared.dataset.items
+    routers = [[fit.router for fit in run.measures.calibrations(release)] for release in releases]
+    routes = Routes(refs, routers, {int(row): fold_of(items[int(row)].id) for task in tasks for row in task.query})
+    versions = [run.measures.embeddings(ref) for ref in refs]
+    assert found["versioned"] == cross_modal_recalls(versions, tasks, None, routes)["versioned"]
+    assert {"unknown_routed"} == found["versioned"].keys() - found["keep"].keys()
+    seen = {}
+    for path in (run.folder / "embeddings").glob("*-task*.npz"):
+        version, task = map(int, re.findall(r"-v(\d+)-task(\d+)", path.name)[0])
+        with np.load(path) as arrays:
+            seen[version, task] = np.isin(arrays["rows"], tasks[task - 1].train).all() and len(arrays["rows"]) > 0
+    assert seen == {(1, 2): True, (1, 3): True, (2, 3): True}

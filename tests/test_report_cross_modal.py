@@ -23,7 +23,7 @@ def below(found: list[list[float | None]]) -> list[list[float | None]]:
 def fake(tasks: int = 3) -> dict:
     policies: dict = {}
     for number, policy in enumerate(POLICIES):
-        for at, scope in enumerate(SCOPES[:2] if policy == "reindex" else SCOPES):
+        for at, scope in enumerate(SCOPES[: {"reindex": 2, "versioned": 4}.get(policy, 3)]):
             for way, direction in enumerate(("i2t", "t2i")):
                 by_k = {f"recall@{k}": {"matrix": matrix(100 * number + 10 * at + 3 * way + k, tasks)} for k in (1, 5, 10)}
                 policies.setdefault(policy, {}).setdefault(scope, {})[direction] = by_k
@@ -43,7 +43,7 @@ def test_a_row_for_each_policy_has_the_means_over_the_tasks_after_the_last_one()
     report = fake()
     rows = rows_of(cross_modal(report))
     raw = "raw merge"
-    assert [row[0] for row in rows] == ["Reindex", "Keep", raw, "Keep, compensated", raw, "Versioned", raw]
+    assert [row[0] for row in rows] == ["Reindex", "Keep", raw, "Keep, compensated", raw, "Versioned", raw, "routed"]
     told = {row[0]: row[1:] for row in rows if row[0] != raw}
     policies = report["cross_modal"]["policies"]
     for title, policy in (("Reindex", "reindex"), ("Keep, compensated", "keep_compensated")):
@@ -54,9 +54,10 @@ def test_a_row_for_each_policy_has_the_means_over_the_tasks_after_the_last_one()
             for k in (1, 5, 10)
         ]
         assert told[title] == expected
-    beside = rows[2][1:]
-    assert beside[:6] == [""] * 6
-    assert beside[6] == f"{100 * np.mean(policies['keep']['unknown_raw']['i2t']['recall@1']['matrix'][-1]):.1f}"
+    for row, policy, scope in ((2, "keep", "unknown_raw"), (-1, "versioned", "unknown_routed")):
+        beside = rows[row][1:]
+        assert beside[:6] == [""] * 6
+        assert beside[6] == f"{100 * np.mean(policies[policy][scope]['i2t']['recall@1']['matrix'][-1]):.1f}"
 
 
 def test_the_best_of_every_column_is_marked() -> None:

@@ -160,6 +160,35 @@ def test_more_classes_than_a_view_can_hold_are_told_apart_as_tasks():
     assert view is not None and len(view.task) == 2
 
 
+def test_classes_of_few_items_are_told_apart_as_tasks():
+    vectors, tasks = clouds([[2, 0], [0, 2]], 40)
+    few, many = (View.fit(E1, vectors, [f"c{at // items}" for at in range(80)], tasks) for items in (7, 8))
+    assert few is not None and len(few.task) == 2
+    assert many is not None and len(many.task) == 10
+
+
+def test_a_task_weighs_the_same_however_many_items_it_has():
+    """Two clouds, one forty times as often: what lies in the middle is of either; unweighted it would be of the many."""
+    few, _ = clouds([[2, 1]], 20)
+    many, _ = clouds([[1, 2]], 800)
+    view = View.fit(E1, np.concatenate([few, many]), ["a"] * 820, np.repeat([0, 1], [20, 800]))
+    assert view is not None
+    middle = unit(np.array([[1.0, 1.0]]))
+    assert abs(view.log_odds(middle, 0, 1)[0]) < 0.6 < np.log(40)
+    assert (view.log_odds(few, 0, 1) > 0).mean() > 0.8 and (view.log_odds(many, 0, 1) < 0).mean() > 0.8
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 200))
+@settings(max_examples=100, deadline=None)
+def test_the_lowest_score_that_is_worth_as_much_gives_its_worth_back(seed, count):
+    draw = np.random.default_rng(seed)
+    scores = draw.uniform(-1, 1, count).astype(np.float32)
+    curve = ScoreCurve.fit(scores, draw.uniform(-1, 1, count) < scores)
+    asked = draw.uniform(-1, 1, 50)
+    np.testing.assert_allclose(curve.worth(curve.reaching(curve.worth(asked))), curve.worth(asked), rtol=0, atol=1e-12)
+    assert curve.reaching(np.array([1.1]))[0] > 1 and curve.reaching(np.array([-0.1]))[0] < -1
+
+
 def test_tasks_that_no_single_encoder_knows_are_told_apart_by_pairs():
     """Encoder 1 has seen tasks 0 and 1, and 0 and 2; encoder 2 tasks 1 and 2: as a stream of three tasks leaves them."""
     vectors, tasks = clouds([[2, 0, 0], [0, 2, 0], [0, 0, 2]], 60)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.metrics.lists import best_of_own, num_before
+from perdure.metrics.lists import best_of_own, first_hits, num_before
 from perdure.metrics.ranks import TIE
 from perdure.metrics.retrieval import pair_metrics, retrieval_metrics
 
@@ -34,6 +34,19 @@ def test_the_own_list_is_counted_as_in_loops(seed: int, num_queries: int, num_it
             assert before[q] == sum(score >= max(right) - TIE for score in wrong)
         else:
             assert best[q] == -np.inf
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(0, 12), st.integers(1, 15), st.sampled_from([1, 200, 2**20]))
+def test_the_first_hits_are_the_best_of_all_in_order(seed: int, num_queries: int, num_items: int, k: int, chunk_bytes: int) -> None:
+    queries, items, _, _ = drawn(seed, num_queries, num_items, 1)
+    scores, places = first_hits(queries, items, k, chunk_bytes=chunk_bytes)
+    assert scores.shape == places.shape == (num_queries, min(k, num_items))
+    for q in range(num_queries):
+        every = sorted((float(queries[q] @ items[n]) for n in range(num_items)), reverse=True)
+        assert scores[q] == pytest.approx(every[:k], abs=1e-6)
+        assert len(set(places[q].tolist())) == len(places[q])
+        assert [float(queries[q] @ items[n]) for n in places[q]] == pytest.approx(scores[q], abs=1e-6)
 
 
 @settings(max_examples=30, deadline=None)

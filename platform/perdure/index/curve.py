@@ -13,7 +13,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ScoreCurve"]
+__all__ = ["TIE", "ScoreCurve"]
+
+TIE = 1e-9  # of a score, added to its p: below anything that is measured, it orders what the curve makes equal
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,3 +39,14 @@ class ScoreCurve:
     def __call__(self, scores: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
         """p of scores of any shape."""
         return np.interp(scores, self.scores, self.probabilities)
+
+    def worth(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """p(s) + TIE s of scores of any shape: it rises wherever they do."""
+        return self(scores) + TIE * scores
+
+    def reaching(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The lowest score that is worth as much, for values of any shape: beyond [-1, 1] where no cosine is, or every one."""
+        reached = self.worth(self.scores)
+        before, after = self.scores[0] + (values - reached[0]) / TIE, self.scores[-1] + (values - reached[-1]) / TIE
+        inside = np.interp(values, reached, self.scores)
+        return np.clip(np.where(values < reached[0], before, np.where(values > reached[-1], after, inside)), -2.0, 2.0)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from perdure.index.curve import TIE
 from perdure.index.statistics import SegmentStatistics
 from perdure.records import Hits
 
@@ -19,7 +20,6 @@ __all__ = ["RANK_OFFSET", "Curve", "larger_is_better", "merge_by_probability", "
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # see `index.curve`
 
 RANK_OFFSET = 60  # of the reciprocal ranks, as in its paper
-_TIE = 1e-9  # of a score, added to a probability: below anything that is measured, it orders what the curve makes equal
 _LARGER = {"ip": True, "z": True, "rank": True, "probability": True, "l2": False, "hamming": False}
 
 
@@ -146,7 +146,7 @@ def merge_by_probability(
             raise ValueError(f"merge: scores of metric '{part.metric}' cannot be calibrated; the curves are of inner products")
         share = 1.0 if shares is None else shares[number]
         found = np.where(part.rows < 0, 0.0, part.scores).astype(np.float64)
-        probability = share * (curve(found) + _TIE * found)
+        probability = share * (curve(found) + TIE * found)
         likely.append(Hits(np.where(part.rows < 0, -np.inf, probability), part.rows, part.segments, "probability"))
     return _rounded(merge_partitions(likely, k))
 

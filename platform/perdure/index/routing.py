@@ -1,8 +1,9 @@
 """Which task a query belongs to, asked of the query as every live encoder sees it.
 
 A view is one encoder's opinion on pictures, or on texts: the two lie apart even where they mean the same, so each has views of its own. It
-is a multinomial logistic regression over the classes c whose items it has seen, summed over the classes of a task. Between two tasks s
-and t it says
+is a multinomial logistic regression over the classes c whose items it has seen, summed over the classes of a task. Every task weighs the
+same in its fit, however many items it has: what is asked for need not come in the proportions of what is stored. Between two tasks s and t
+it says
 
     r_st = P(s) / (P(s) + P(t)),        P(s) = sum over classes c of s of  softmax(W q + b)_c
 
@@ -31,6 +32,7 @@ from perdure.records import EncoderRef, QueryModality
 __all__ = ["TaskRouter", "View", "coupled"]
 
 _MOST_CLASSES = 256  # of a view; with more, its tasks are told apart as wholes
+_FEWEST_ITEMS = 8  # a class, on average; with fewer, likewise
 _MOST_ITERATIONS = 100
 _PENALTIES = (1.0, 10.0, 100.0)  # 1 / C of scikit-learn's, on rows of the length sqrt(D)
 _SMALLEST = 1e-6  # of a probability between two tasks, so that no view alone can rule a task out
@@ -58,7 +60,8 @@ class View:
     ) -> Self | None:
         """The view of an encoder from (n, D) unit rows that it made; None where they are all of one task.
 
-        Its penalty on |W|^2 is the one, of a few, under which every fourth item's task is told best by a fit to the others.
+        Its penalty on |W|^2 is the one, of a few, under which every fourth item's task is told best by a fit to the others. An item of
+        task t weighs n / (T n_t) there and here, so that a task of few items is told from one of many by what they look like.
 
         Args:
             encoder: that made the vectors.
@@ -70,17 +73,19 @@ class View:
         if len(np.unique(tasks)) < 2:
             return None
         names = np.array([f"{task}/{label}" for task, label in zip(tasks.tolist(), labels, strict=True)])
-        if len(np.unique(names)) > _MOST_CLASSES:
+        if len(np.unique(names)) > min(_MOST_CLASSES, len(vectors) / _FEWEST_ITEMS):
             names = tasks.astype(str)
         classes, first, index, count = np.unique(names, return_index=True, return_inverse=True, return_counts=True)
         of_class, tried = tasks[first].astype(np.int64), np.arange(len(vectors)) % 4 == 3
+        _, of_task, num_items = np.unique(tasks, return_inverse=True, return_counts=True)
+        weights = (len(tasks) / (len(num_items) * num_items))[of_task]
         penalty, surest = _PENALTIES[0], -np.inf
         for each in _PENALTIES if len(np.unique(index[~tried])) == len(classes) else ():
-            view = cls(encoder, *_logistic(vectors[~tried], index[~tried], each), of_class, count)
+            view = cls(encoder, *_logistic(vectors[~tried], index[~tried], weights[~tried], each), of_class, count)
             shares = _task_shares(view, vectors[tried])
-            likely = float(np.mean([np.log(shares[task][row]) for row, task in enumerate(tasks[tried].tolist())]))
+            likely = float(np.dot(weights[tried], [np.log(shares[task][row]) for row, task in enumerate(tasks[tried].tolist())]))
             penalty, surest = (each, likely) if likely > surest else (penalty, surest)
-        return cls(encoder, *_logistic(vectors, index, penalty), of_class, count.astype(np.int64), modality)
+        return cls(encoder, *_logistic(vectors, index, weights, penalty), of_class, count.astype(np.int64), modality)
 
     def log_odds(self, queries: NDArray[np.float32], s: int, t: int) -> NDArray[np.float64]:
         """(Q,) log of P(s) / P(t)."""
@@ -143,8 +148,10 @@ def coupled(between: NDArray[np.float64]) -> NDArray[np.float64]:
     return p / p.sum(axis=1, keepdims=True)
 
 
-def _logistic(vectors: NDArray[np.float32], index: NDArray[np.int64], penalty: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(C, D) W and (C,) b of a multinomial logistic regression; it need not have come to rest."""
+def _logistic(
+    vectors: NDArray[np.float32], index: NDArray[np.int64], weights: NDArray[np.float64], penalty: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(C, D) W and (C,) b of a multinomial logistic regression of weighted items; it need not have come to rest."""
     from sklearn.exceptions import ConvergenceWarning  # a second to import, which a server need not pay
     from sklearn.linear_model import LogisticRegression
 
@@ -152,7 +159,7 @@ def _logistic(vectors: NDArray[np.float32], index: NDArray[np.int64], penalty: f
     fitted: Any = LogisticRegression(C=1.0 / penalty, max_iter=_MOST_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted.fit(scale * vectors.astype(np.float64), index)
+        fitted.fit(scale * vectors.astype(np.float64), index, sample_weight=weights)
     weight, bias = scale * fitted.coef_, fitted.intercept_
     if len(weight) == 1:  # two classes: one row, of the second against the first
         weight, bias = np.vstack([np.zeros_like(weight), weight]), np.array([0.0, bias[0]])

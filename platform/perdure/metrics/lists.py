@@ -18,7 +18,7 @@ from torch import Tensor
 
 from perdure.metrics.ranks import TIE, as_vectors
 
-__all__ = ["best_of_own", "num_before"]
+__all__ = ["best_of_own", "first_hits", "num_before"]
 
 
 def best_of_own(
@@ -72,6 +72,29 @@ def num_before(
     for part, scores_qN in _chunks(queries, items, chunk_bytes):
         before_Q[part] = torch.count_nonzero(scores_qN >= least_Q[part, None], dim=1).numpy()
     return before_Q
+
+
+def first_hits(
+    queries: NDArray[np.float32], items: NDArray[np.float32], k: int, *, chunk_bytes: int = 64 * 2**20
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Scores and places in a list of the best K items for each query, best first; K is k, or N where that is less.
+
+    Args:
+        queries: (Q, D).
+        items: (N, D) of the list; N may be 0.
+        k: how many.
+        chunk_bytes: as for `best_of_own`.
+    Returns:
+        (Q, K) and (Q, K).
+    Raises:
+        ValueError: as for `best_of_own`.
+    """
+    most = min(k, len(items))
+    scores_QK, places_QK = np.empty((len(queries), most), np.float32), np.empty((len(queries), most), np.int64)
+    for part, scores_qN in _chunks(queries, items, chunk_bytes):
+        best = torch.topk(scores_qN, most, dim=1)
+        scores_QK[part], places_QK[part] = best.values.numpy(), best.indices.numpy()
+    return scores_QK, places_QK
 
 
 def _chunks(queries: NDArray[np.float32], items: NDArray[np.float32], chunk_bytes: int) -> Iterator[tuple[slice, Tensor]]:

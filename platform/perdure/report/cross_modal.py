@@ -13,6 +13,7 @@ __all__ = ["cross_modal"]
 
 _POLICIES = {"reindex": "Reindex", "keep": "Keep", "keep_compensated": "Keep, compensated", "versioned": "Versioned"}
 _SCOPES = (("known", "Known task"), ("unknown", "Unknown task"))
+_MERGES = (("unknown_raw", "raw merge"), ("unknown_routed", "routed"))
 _DIRECTIONS = (("i2t", "image to text"), ("t2i", "text to image"))
 _KS = (1, 5, 10)
 _MODALITIES = (("image", "pictures"), ("text", "captions"))
@@ -27,8 +28,8 @@ def cross_modal(report: Report) -> str:
     words = (
         "<p>Recall@K in percent after the last task, mean over the tasks: a picture asks the captions, a caption asks the pictures. Known "
         "task: among the items of its own task. Unknown task: among everything so far; what several encoder versions made is merged by "
-        "standardised score, or, in the paler rows, by the score as it is. All policies are measured on the same encoders, whichever one "
-        "the run was released under.</p>"
+        "standardised score, or, in the paler rows, by the score as it is, or with the query's task estimated (routed). All policies are "
+        "measured on the same encoders, whichever one the run was released under.</p>"
     )
     return f"{words}{_table(policies)}{_drift(section.get('drift') or {})}"
 
@@ -39,9 +40,10 @@ def _table(policies: Mapping[str, Any]) -> str:
     for name, by_scope in policies.items():
         title = _POLICIES.get(name, name.replace("_", " "))
         rows.append((title, False, [_last_mean(by_scope, scope, direction, k) for scope, direction, k in columns]))
-        if "unknown_raw" in by_scope:
-            raw = [_last_mean(by_scope, "unknown_raw", direction, k) if scope == "unknown" else None for scope, direction, k in columns]
-            rows.append(("raw merge", True, raw))
+        for merged, merge in _MERGES:
+            if merged in by_scope:
+                shown = [_last_mean(by_scope, merged, direction, k) if scope == "unknown" else None for scope, direction, k in columns]
+                rows.append((merge, True, shown))
     best = [max((value for _, _, row in rows if (value := row[at]) is not None), default=None) for at in range(len(columns))]
     over = [f"{escaped(scope)},<br>{escaped(direction)}" for _, scope in _SCOPES for _, direction in _DIRECTIONS]
     above = "".join(f'<th class="over" colspan="{len(_KS)}">{title}</th>' for title in over)

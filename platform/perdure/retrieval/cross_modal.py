@@ -23,19 +23,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from perdure.index.curve import ScoreCurve
 from perdure.index.statistics import SegmentStatistics
 from perdure.metrics.drift import linear_cka, mean_displacement
 from perdure.metrics.lists import best_of_own, num_before
 from perdure.records import QueryModality, Task
 from perdure.retrieval.compensation import QueryDrift
 from perdure.retrieval.evaluation import SplitEmbeddings
+from perdure.retrieval.routes import Routes
 
 __all__ = ["CROSS_MODAL_DEFINITIONS", "DIRECTIONS", "KS", "POLICIES", "SCOPES", "cross_modal_drift", "cross_modal_recalls"]
 
 Policy = Literal["reindex", "keep", "keep_compensated", "versioned"]
 Direction = Literal["i2t", "t2i"]
 POLICIES: tuple[Policy, ...] = ("reindex", "keep", "keep_compensated", "versioned")
-SCOPES = ("known", "unknown", "unknown_raw")
+SCOPES = ("known", "unknown", "unknown_raw", "unknown_routed")
 DIRECTIONS: tuple[Direction, ...] = ("i2t", "t2i")
 KS = (1, 5, 10)
 Matrix = list[list[float | None]]
@@ -50,6 +52,10 @@ CROSS_MODAL_DEFINITIONS = {
     "score, as index.merge=standardised does, with the mean and deviation over the items of a task. reindex has one version and nothing "
     "to standardise.",
     "cross_modal.unknown_raw": "As unknown, merged by the score as it is: cosines of different encoder versions beside each other.",
+    "cross_modal.unknown_routed": "As unknown, merged as index.merge=routed does: by how likely a hit of this score is right, times how "
+    "likely the query is of its task, as the release of that time estimates it. Both are fitted five times, each time without a fifth of "
+    "the items by a hash of the id, and each query is ranked by the fit that did not see it. Of policy versioned, where the run was "
+    "released under it.",
     "cross_modal.reindex": "Index policy: the newest encoder embeds every item again, and every query.",
     "cross_modal.keep": "Index policy: items stay as the encoder of their task made them, the newest one embeds the queries.",
     "cross_modal.keep_compensated": "As keep, with the mean drift of queries since an item's encoder taken off the query, for pictures "
@@ -61,7 +67,7 @@ CROSS_MODAL_DEFINITIONS = {
 
 
 def cross_modal_recalls(
-    versions: Sequence[SplitEmbeddings], tasks: Sequence[Task], hops: Sequence[QueryDrift] | None
+    versions: Sequence[SplitEmbeddings], tasks: Sequence[Task], hops: Sequence[QueryDrift] | None, routes: Routes | None = None
 ) -> dict[str, dict[str, dict[str, dict[str, dict[str, Matrix]]]]]:
     """Every policy, scope, direction and K as a matrix: `[policy][scope][direction]["recall@1"]["matrix"][t][j]`; see the definitions.
 
@@ -69,10 +75,11 @@ def cross_modal_recalls(
         versions: T, what the encoder after each task makes of every test row, captions included.
         tasks: T, in the order in which they were learned.
         hops: T - 1, the query drift from version h to h + 1; None leaves keep_compensated out.
+        routes: what the releases estimate of a query's task; None leaves unknown_routed out.
     Returns:
-        None in a matrix for j > t, and where no query has a right item. reindex has no unknown_raw.
+        None in a matrix for j > t, and where no query has a right item. reindex has no unknown_raw, versioned alone unknown_routed.
     """
-    lists = _Lists(versions, tasks, hops)
+    lists = _Lists(versions, tasks, hops, routes)
     out: dict[str, Any] = {}
     for policy in POLICIES:
         if policy == "keep_compensated" and hops is None:
@@ -95,7 +102,7 @@ def cross_modal_drift(versions: Sequence[SplitEmbeddings], tasks: Sequence[Task]
     Returns:
         between version j and version t for j < t, None elsewhere and where there is no number; see `metrics.drift.DRIFT_DEFINITIONS`.
     """
-    lists = _Lists(versions, tasks, None)
+    lists = _Lists(versions, tasks, None, None)
     modalities: tuple[tuple[QueryModality, Direction], ...] = (("image", "i2t"), ("text", "t2i"))
     out: dict[str, dict[str, dict[str, Matrix]]] = {}
     for modality, asks in modalities:
@@ -125,13 +132,17 @@ class _Side:
 class _Lists:
     """What every version makes of every task, each computed once."""
 
-    def __init__(self, versions: Sequence[SplitEmbeddings], tasks: Sequence[Task], hops: Sequence[QueryDrift] | None) -> None:
+    def __init__(
+        self, versions: Sequence[SplitEmbeddings], tasks: Sequence[Task], hops: Sequence[QueryDrift] | None, routes: Routes | None
+    ) -> None:
         self._versions = versions
         self._tasks = tasks
         self._hops = hops
+        self.routes = routes
         self._cut: Callable[[int, int], tuple[SplitEmbeddings, SplitEmbeddings]] = cache(self._cut_out)
         self.of: Callable[[int, int, Direction], _Side] = cache(self._of)
         self.statistics: Callable[[int, int, Direction], SegmentStatistics] = cache(self._statistics)
+        self.curves: Callable[[Routes, int, Direction], list[ScoreCurve]] = cache(self._curves)
 
     def asked(self, policy: Policy, t: int, tasks: Sequence[int], segment: int, direction: Direction) -> NDArray[np.float32]:
         """(Q, D) the queries of some tasks as they are put to the items of one, after task t."""
@@ -159,12 +170,16 @@ class _Lists:
     def _statistics(self, version: int, task: int, direction: Direction) -> SegmentStatistics:
         return SegmentStatistics.of(self.of(version, task, direction).items)
 
+    def _curves(self, routes: Routes, task: int, direction: Direction) -> list[ScoreCurve]:
+        side = self.of(task, task, direction)
+        return routes.curves(side.queries, side.query_names, side.items, side.item_names)
+
 
 def _ranks(lists: _Lists, policy: Policy, direction: Direction, t: int) -> dict[str, list[NDArray[np.float64]]]:
     """For each scope and each task j <= t, the rank of the best right item of each of its queries; inf where nothing is right.
 
-    The items of a task are one list. What the best right score is in another one, theta of `metrics.lists`: the score itself (raw), or
-    what is as many deviations above the mean there (standardised).
+    The items of a task are one list. What the best right score is in another one, theta of `metrics.lists`: the score itself (raw), what
+    is as many deviations above the mean there (standardised), or what counts as much there (routed).
     """
     tasks = range(t + 1)
     maker = [t if policy == "reindex" else s for s in tasks]
@@ -182,7 +197,8 @@ def _ranks(lists: _Lists, policy: Policy, direction: Direction, t: int) -> dict[
             z.append((own_best - mean) / std)
         else:
             z.append(own_best.astype(np.float64))
-    raw, standardised = ([ranks.copy() for ranks in known] for _ in range(2))
+    scopes = {scope: [ranks.copy() for ranks in known] for scope in SCOPES[1:]}
+    counts = _counting_as_much(lists, lists.routes, direction, t, best) if lists.routes is not None and policy == "versioned" else None
     for s in tasks:
         rest = [j for j in tasks if j != s]
         if not rest or not len(items[s].items):
@@ -191,10 +207,31 @@ def _ranks(lists: _Lists, policy: Policy, direction: Direction, t: int) -> dict[
         ends = np.cumsum([len(known[j]) for j in rest])[:-1]
         mean, std = lists.statistics(maker[s], s, direction).mean_std(queries)
         at_best, at_z = (np.concatenate([each[j] for j in rest]) for each in (best, z))
-        for ranks, theta in ((raw, at_best), (standardised, mean + std * at_z)):
+        thetas = {"unknown_raw": at_best, "unknown": mean + std * at_z}
+        if counts is not None:
+            thetas["unknown_routed"] = np.concatenate([counts[j][:, s] for j in rest])
+        for scope, theta in thetas.items():
             for j, before in zip(rest, np.split(num_before(queries, items[s].items, theta), ends), strict=True):
-                ranks[j] += before
-    return {"known": known, "unknown": raw} if policy == "reindex" else {"known": known, "unknown": standardised, "unknown_raw": raw}
+                scopes[scope][j] += before
+    if policy == "reindex":
+        return {"known": known, "unknown": scopes["unknown_raw"]}
+    return {"known": known, **{scope: ranks for scope, ranks in scopes.items() if scope != "unknown_routed" or counts is not None}}
+
+
+def _counting_as_much(
+    lists: _Lists, routes: Routes, direction: Direction, t: int, best: Sequence[NDArray[np.float32]]
+) -> list[NDArray[np.float64]]:
+    """For each task j <= t (Q, t + 1) theta of its queries in the list of each task; of no use where nothing is right."""
+    tasks = range(t + 1)
+    found = routes.thresholds(
+        [lists.asked("versioned", t, tasks, s, direction) for s in tasks],
+        np.concatenate([lists.of(t, j, direction).query_names for j in tasks]),
+        "image" if direction == "i2t" else "text",
+        np.repeat(np.arange(t + 1), [len(each) for each in best]),
+        np.maximum(np.concatenate(best).astype(np.float64), -1.0),
+        [lists.curves(routes, s, direction) for s in tasks],
+    )
+    return np.split(found, np.cumsum([len(each) for each in best])[:-1])
 
 
 def _share(ranks: NDArray[np.float64], k: int) -> float | None:

@@ -31,7 +31,7 @@ from perdure.index.statistics import SegmentStatistics
 from perdure.records import EncoderRef, Hits, QueryModality, Release, SegmentUse
 from perdure.retrieval.calibration import Calibration
 
-__all__ = ["LEARNED", "MERGES", "Merge", "merge_release"]
+__all__ = ["LEARNED", "MERGES", "Merge", "merge_release", "softened"]
 
 Merge = Literal["standardised", "raw", "reciprocal_rank", "calibrated", "routed"]
 MERGES: tuple[Merge, ...] = ("standardised", "raw", "reciprocal_rank", "calibrated", "routed")
@@ -89,6 +89,12 @@ def merge_release(
     return merge_by_probability(lists, k, curves=curves, shares=_shares(lists, segments, seen, calibration, texts))
 
 
+def softened(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(Q, T) how likely each query is of each task -> P^(1/3), brought to sum 1."""
+    flatter = shares ** (1 / _SOFTENED)
+    return flatter / flatter.sum(axis=1, keepdims=True)
+
+
 def _without(part: Hits, segment: Segment, leave_out: Sequence[str | None]) -> Hits:
     """A list without one item of each query, what is behind it moved up."""
     own = [None if item_id is None else segment.table.row(item_id) for item_id in leave_out]
@@ -136,8 +142,7 @@ def _shares(
     """For each list (Q, K) how likely the query is of the hit's task, among the tasks of the whole release, softened."""
     tasks = sorted({task for segment in segments.values() for task in segment.table.distinct_tasks()})
     shares = np.where(texts, calibration.router.shares(seen, tasks, "text"), calibration.router.shares(seen, tasks, "image"))
-    shares = shares ** (1 / _SOFTENED)
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = softened(shares)
     place = {task: at for at, task in enumerate(tasks)}
     out: list[NDArray[np.float64]] = []
     for part in lists:

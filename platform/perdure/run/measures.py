@@ -32,6 +32,7 @@ from perdure.retrieval.cross_modal import cross_modal_drift, cross_modal_recalls
 from perdure.retrieval.embedding import Embed, embed_here
 from perdure.retrieval.evaluation import SplitEmbeddings, embed_split, merge_metrics, search_metrics, task_metrics
 from perdure.retrieval.modalities import across_modalities
+from perdure.retrieval.routes import Routes
 from perdure.run.gates import Answers, approximate_recall, gates_of
 from perdure.run.report import COUNTS, Row, main_metric
 from perdure.strategies import STRATEGIES, Strategy
@@ -40,6 +41,7 @@ __all__ = ["CLASS_MEANS", "StreamMeasures"]
 
 CLASS_MEANS = "class_means.safetensors"  # beside the weights of an encoder version
 _DRIFT_ROWS = 2_000  # that a query drift is a mean over, at most
+_ROUTER_ROWS = 200  # of a task, that tell it from earlier ones: of its gallery, and training rows where that has fewer
 
 
 @dataclass(eq=False)
@@ -53,25 +55,35 @@ class StreamMeasures:
     embed_by: Embed = embed_here  # where test rows are embedded
     _fits: dict[str, list[Calibration]] = field(default_factory=dict)  # by release
 
-    def embeddings(self, ref: EncoderRef) -> SplitEmbeddings:
-        """A version's embeddings of every test row of the stream, from the run's folder or computed again."""
-        cached = self.folder / "embeddings" / f"{ref.run}-v{ref.version}.npz"
+    def embeddings(self, ref: EncoderRef, brought_by: Task | None = None) -> SplitEmbeddings:
+        """A version's embeddings of every test row of the stream, from the run's folder or computed again.
+
+        Args:
+            ref: the version.
+            brought_by: a task; then of some rows that it trained on, as many as its gallery lacks of what a router wants.
+        """
+        cached = self._kept(ref, brought_by)
         if cached.exists():
             with np.load(cached) as arrays:
                 if arrays["digest"].tobytes() == self.digest_of(ref):
                     text = arrays["text"] if arrays["text"].size else None
                     return SplitEmbeddings(arrays["rows"], arrays["image"], text, arrays["text_of"])
-        return self.embed(load_encoder(self.registry.folder(ref)), ref, self.digest_of(ref))
+        return self.embed(load_encoder(self.registry.folder(ref)), ref, self.digest_of(ref), brought_by)
 
-    def embed(self, encoder: Encoder, ref: EncoderRef, digest: bytes) -> SplitEmbeddings:
-        """Embed every test row and keep the result in the run's folder under the digest of the weights."""
-        embeddings = embed_split(encoder, self.prepared.pixels, self.prepared.dataset.items, self.test_rows(), self.embed_by)
-        cached = self.folder / "embeddings" / f"{ref.run}-v{ref.version}.npz"
+    def embed(self, encoder: Encoder, ref: EncoderRef, digest: bytes, brought_by: Task | None = None) -> SplitEmbeddings:
+        """Embed the rows of `embeddings` and keep the result in the run's folder under the digest of the weights."""
+        rows = self.test_rows() if brought_by is None else _spaced(brought_by.train, _lacking(brought_by))
+        embeddings = embed_split(encoder, self.prepared.pixels, self.prepared.dataset.items, rows, self.embed_by)
+        cached = self._kept(ref, brought_by)
         cached.parent.mkdir(parents=True, exist_ok=True)
         text = embeddings.text if embeddings.text is not None else np.zeros((0, 0), dtype=np.float32)
         stamp = np.frombuffer(digest, dtype=np.uint8)
         np.savez(cached, digest=stamp, rows=embeddings.rows, image=embeddings.image, text=text, text_of=embeddings.text_of)
         return embeddings
+
+    def _kept(self, ref: EncoderRef, brought_by: Task | None) -> Path:
+        of = "" if brought_by is None else f"-task{brought_by.index + 1}"
+        return self.folder / "embeddings" / f"{ref.run}-v{ref.version}{of}.npz"
 
     def digest_of(self, ref: EncoderRef) -> bytes:
         """SHA-256 of a version's weights."""
@@ -147,8 +159,7 @@ class StreamMeasures:
         parent = pipeline.parent_of(self.config, task.index)
         if parent is None:
             return None
-        own = np.intersect1d(rows, task.train)
-        own = own[np.unique(np.linspace(0, max(len(own) - 1, 0), min(len(own), _DRIFT_ROWS)).astype(np.int64))]
+        own = _spaced(np.intersect1d(rows, task.train), _DRIFT_ROWS)
         if len(own) == 0:  # nothing was learned, so nothing moved
             zero = np.zeros(encoder.embedding_dim, np.float32)
             same = np.eye(encoder.embedding_dim, dtype=np.float32)
@@ -175,7 +186,23 @@ class StreamMeasures:
         hops = None
         if all(QUERY_DRIFT in files for files in stored):  # versions that were published before there was such a thing have none
             hops = [QueryDrift.load(self.registry.file(ref, QUERY_DRIFT)) for ref in refs[1:]]
-        return {"policies": cross_modal_recalls(versions, tasks, hops), "drift": cross_modal_drift(versions, tasks)}
+        policies = cross_modal_recalls(versions, tasks, hops, self._routes(refs))
+        return {"policies": policies, "drift": cross_modal_drift(versions, tasks)}
+
+    def _routes(self, encoders: Sequence[EncoderRef]) -> Routes | None:
+        """What the releases of the run estimate of a query's task; None where some task has none that asks every version for its own."""
+        tasks = self.prepared.stream.tasks
+        asking_all = {
+            release.task: release
+            for release in reversed(self.registry.releases(self.config.name))
+            if [(use.made_by, use.queried_by) for use in release.segments] == [(ref, ref) for ref in encoders[: release.task + 1]]
+        }
+        if len(asking_all) < len(tasks):
+            return None
+        items = self.prepared.dataset.items
+        fold = {int(row): fold_of(items[int(row)].id) for task in tasks for row in task.query}
+        routers = [[fit.router for fit in self.calibrations(asking_all[task.index])] for task in tasks]
+        return Routes(encoders, routers, fold)
 
     def agreement(self, learned: int) -> list[float | None]:
         """Of each of the first so many tasks, what its parent and the encoder that learned it agree on among its test items."""
@@ -238,8 +265,9 @@ class StreamMeasures:
         """What the release's merge is fitted to, for each fold on the items of the others; the first is the one that is published.
 
         Of earlier tasks nothing is looked at but what the gallery of the release stores: vectors, captions, classes; of its own task, the
-        gallery's pictures as every encoder of the release sees them. What only earlier releases could be fitted to is carried on from them,
-        by fold, so that no fit has seen the queries that it is measured by.
+        gallery's pictures as every encoder of the release sees them, and where those are few, some that were trained on, as older ones do.
+        What only earlier releases could be fitted to is carried on from them, by fold, so that no fit has seen the queries that it is
+        measured by.
         """
         if release.id not in self._fits:
             segments = self._segments(release)
@@ -259,21 +287,24 @@ class StreamMeasures:
         out: dict[EncoderRef, list[Known]] = {}
         for ref in release.encoders():
             stored = {task for segment in segments if segment.made_by == ref for task in segment.table.distinct_tasks()}
-            pictures = self._known_of(ref, tasks[release.task].gallery, "image")
-            captions = [self._known_of(ref, tasks[number].gallery, "text") for number in sorted(stored | {release.task})]
-            out[ref] = [known for known in (pictures, *captions) if known is not None]
+            new, tests = tasks[release.task], self.embeddings(ref)
+            brought = [tests.of(new.gallery)]
+            if ref != release.encoder and _lacking(new):  # who has not trained on them sees them as it does its test rows
+                brought.append(self.embeddings(ref, new))
+            known = [self._known_of(each, release.task, "image") for each in brought]
+            known += [self._known_of(each, release.task, "text") for each in brought]
+            known += [self._known_of(tests.of(tasks[number].gallery), number, "text") for number in sorted(stored - {release.task})]
+            out[ref] = [each for each in known if each is not None]
         return out
 
-    def _known_of(self, ref: EncoderRef, rows: NDArray[np.int64], modality: QueryModality) -> Known | None:
-        """What an encoder makes of the pictures of some rows, or of their captions; None where there are none."""
-        embeddings, items = self.embeddings(ref).of(rows), self.prepared.dataset.items
+    def _known_of(self, embeddings: SplitEmbeddings, task: int, modality: QueryModality) -> Known | None:
+        """What an encoder makes of the pictures of some items of a task, or of their captions; None where there are none."""
         vectors = embeddings.image if modality == "image" else embeddings.text
         if vectors is None or len(vectors) == 0:
             return None
-        of = rows if modality == "image" else rows[embeddings.text_of]
-        task_of = {int(row): task.index for task in self.prepared.stream.tasks for row in task.gallery}
-        ids, labels = ([getattr(items[int(row)], name) for row in of] for name in ("id", "label"))
-        return Known(ids, labels, np.array([task_of[int(row)] for row in of], dtype=np.int64), vectors, modality)
+        items = [self.prepared.dataset.items[int(row)] for row in embeddings.rows]
+        of = items if modality == "image" else [items[at] for at in embeddings.text_of.tolist()]
+        return Known([item.id for item in of], [item.label for item in of], np.full(len(of), task), vectors, modality)
 
     def gates(self, release: Release) -> list[dict[str, Any]]:
         """What the release loses beside the one before, with the limits of the config; see `run.gates`."""
@@ -305,3 +336,13 @@ class StreamMeasures:
             rows = [task_metrics(embeddings, task, stream.labels) for task in stream.tasks]
             write_whole(path, json.dumps({name: [row.get(name) for row in rows] for name in rows[0] if name not in COUNTS}))
         return json.loads(path.read_text())
+
+
+def _spaced(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of some rows, evenly spaced."""
+    return rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), min(len(rows), most)).astype(np.int64))]
+
+
+def _lacking(task: Task) -> int:
+    """How many training rows it takes beside a task's gallery."""
+    return max(0, _ROUTER_ROWS - len(task.gallery))
