@@ -445,7 +445,7 @@ def limit_process(args: ServeArgs) -> None:
     limit_threads(args.threads)
 
 
-def warm_up(encoders: Iterable[Encoder]) -> None:
+def warm_up(encoders: Iterable[Encoder], *, pictures: bool = True) -> None:
     """One query of each kind, so that the first caller does not wait for lazy initialisation, and a broken encoder shows now.
 
     Raises:
@@ -453,6 +453,7 @@ def warm_up(encoders: Iterable[Encoder]) -> None:
     """
     for encoder in encoders:
         blank = np.full((encoder.image_size, encoder.image_size, 3), 128, np.uint8)
-        vectors = encode(encoder, [blank, *(["warm up"] if encoder.text is not None else [])])
+        queries = [*([blank] if pictures else []), *(["warm up"] if encoder.text is not None else [])]
+        vectors = encode(encoder, queries)
         if not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-3):
             raise BadQuery("the encoder gives vectors that are not of unit length (or NaN) for a plain grey picture or a short text")

@@ -8,17 +8,16 @@ is made once more.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
 from ray import serve
-from ray.exceptions import ActorDiedError, ActorUnavailableError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from perdure.encoders import load_encoder
 from perdure.errors import BadQuery, NotLoaded, PerdureError
 from perdure.index import load_segment, merge_partitions, partition_of
 from perdure.records import EncoderRef, Hits, Release
@@ -30,8 +29,9 @@ from perdure.retrieval.edits import buried
 from perdure.retrieval.retriever import Retriever, plan
 from serve.answering import gone, known_item, respond
 from serve.api import make_app
-from serve.backend import FollowingBackend, FusedBackend
-from serve.batching import Vectors
+from serve.backend import FollowingBackend, FusedBackend, warm_up
+from serve.batching import Vectors, encode_batch
+from serve.calls import Calls
 from serve.channels import CANDIDATE
 from serve.metrics import Sink
 from serve.problems import Problem
@@ -43,12 +43,7 @@ __all__ = ["Gateway", "ShardedBackend"]
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _HOLD_TIMEOUT_S = 10.0
-_GONE = (ActorDiedError, ActorUnavailableError)
-_REFUSED = (BackPressureError, DeploymentUnavailableError)
-_MOST_SECOND_CALLS = 16  # at once, in a gateway: where everything is slow, asking twice makes it slower
 
 _Place = tuple[int, int, str]  # the number of a segment in its release, a row of it, and the id of the item there
 
@@ -71,25 +66,31 @@ class Gateway:
 
 
 class ShardedBackend(FollowingBackend):
-    """Tables, statistics and pictures here; vectors on the shards; models on the encoder."""
+    """Tables, statistics and pictures here; vectors on the shards; models on the encoder, and here for texts."""
 
     def __init__(self, args: ServeArgs, encoder: DeploymentHandle, shards: Sequence[DeploymentHandle], *sinks: Sink) -> None:
         super().__init__(args, *sinks)
         self._encoder = encoder
         self.shards = list(shards)
         self._agreed: dict[str, float] = {}  # release: until then the callees keep it without being asked again
-        self._second_calls = 0  # that are under way
+        self.ask = Calls(args)
 
     # -- following --------------------------------------------------------------------------------------------------------
 
     def _load(self, release: Release) -> Retriever:
-        """The part of a release that needs no vectors: a retriever whose segments hold no partition."""
+        """The part of a release that needs no vectors: a retriever whose segments hold no partition, and models for texts alone."""
+        for ref in release.encoders() if self._args.texts_in_gateway else ():
+            if ref not in self._encoders:
+                model = load_encoder(self._registry.folder(ref))
+                warm_up([model], pictures=False)
+                self._encoders[ref] = model
         for use in release.segments:
             if use.segment not in self._segments:
                 files = self._registry.files(use.segment)
                 self._segments[use.segment] = load_segment(files, ref=use.segment, made_by=self._registry.made_by(use.segment), only=())
         segments = buried(release, [self._segments[use.segment] for use in release.segments])
-        return Retriever(release, {}, segments, load_drifts(self._registry, release), load_calibration(self._registry, release))
+        models = {ref: self._encoders[ref] for ref in release.encoders() if ref in self._encoders}
+        return Retriever(release, models, segments, load_drifts(self._registry, release), load_calibration(self._registry, release))
 
     def _not_ready(self, release_id: str) -> str | None:
         """Ask every replica of the encoder and of the shards to hold a release, and say who does not."""
@@ -195,7 +196,42 @@ class ShardedBackend(FollowingBackend):
         return rows
 
     async def _embedded(self, pinned: Retriever, queries: Sequence[Query], encoders: Sequence[EncoderRef]) -> tuple[Vectors, float]:
-        """(Q, D) of the queries by some encoders, and the milliseconds of the models; an item is embedded by its stored picture."""
+        """(Q, D) of the queries by some encoders, and the milliseconds of the models; an item is embedded by its stored picture.
+
+        Texts here, where this gateway holds the models; the others by the encoder.
+        """
+        texts = [at for at, query in enumerate(queries) if query.text is not None and all(ref in pinned.encoders for ref in encoders)]
+        others = [at for at in range(len(queries)) if at not in texts]
+        if not texts:
+            return await self._by_encoder(pinned, queries, encoders)
+        calls = [self._texts(pinned, [str(queries[at].text) for at in texts], encoders)]
+        if others:
+            calls.append(self._by_encoder(pinned, [queries[at] for at in others], encoders))
+        found = await asyncio.gather(*calls)
+        order = np.argsort([*texts, *others])
+        rows = {ref: np.concatenate([vectors[ref] for vectors, _ in found])[order] for ref in encoders}
+        return rows, max(ms for _, ms in found)
+
+    async def _texts(self, pinned: Retriever, texts: Sequence[str], encoders: Sequence[EncoderRef]) -> tuple[Vectors, float]:
+        """(Q, D) of texts by models that are held here, and the milliseconds of them.
+
+        Raises:
+            BadQuery: a model without a text tower.
+        """
+        models = {ref: pinned.encoders[ref] for ref in encoders}
+        answers = await self.run(encode_batch, [(models, text) for text in texts])
+        rows: list[Vectors] = []
+        took_ms = 0.0
+        for answer in answers:
+            if isinstance(answer, PerdureError):
+                raise answer
+            rows.append(answer[0])
+            took_ms = max(took_ms, answer[1])
+        self.metrics.observe("perdure_encode_seconds", took_ms / 1e3, release=pinned.release.base)
+        return {ref: np.concatenate([vectors[ref] for vectors in rows]) for ref in encoders}, took_ms
+
+    async def _by_encoder(self, pinned: Retriever, queries: Sequence[Query], encoders: Sequence[EncoderRef]) -> tuple[Vectors, float]:
+        """The same by a replica of the encoder."""
 
         def source(query: Query) -> str | bytes:
             if query.id is None:
@@ -246,46 +282,6 @@ class ShardedBackend(FollowingBackend):
                 return rows[encoder][0]
 
         return list(await asyncio.gather(*map(one, sources)))
-
-    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        """A call to a callee, made once more when its replica dies or does not answer soon.
-
-        Raises:
-            Problem: 503 when it cannot be reached, 504 when it takes too long.
-        """
-        try:
-            async with asyncio.timeout(self._args.request_timeout_s):
-                return await self._twice(call)
-        except _GONE as error:
-            raise Problem(503, "a part of the service is being restarted; try again shortly") from error
-        except _REFUSED as error:
-            raise Problem(503, "the service has more requests than it can take; try again shortly") from error
-        except TimeoutError as error:
-            raise Problem(504, f"a part of the service did not answer within {self._args.request_timeout_s:g} s") from error
-
-    async def _twice(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The first answer of at most two calls; Serve gives the second one to a replica that has less to do."""
-        calls, second = {asyncio.create_task(_awaited(call))}, False
-        try:
-            while True:
-                wait_s = None if second else self._args.second_call_after_s
-                done, waiting = await asyncio.wait(calls, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-                for task in sorted(done, key=lambda task: task.exception() is not None):
-                    error = task.exception()
-                    other_may = bool(waiting) or (isinstance(error, _GONE) and not second)
-                    if not (isinstance(error, (*_GONE, *_REFUSED)) and other_may):
-                        return task.result()
-                calls = waiting
-                if second or (not done and self._second_calls >= _MOST_SECOND_CALLS):
-                    continue
-                log.warning("a replica %s; asking another one", "went away" if done else "does not answer")
-                calls.add(asyncio.create_task(_awaited(call)))
-                self._second_calls += 1
-                second = True
-        finally:
-            self._second_calls -= second
-            for task in calls:
-                task.cancel()
 
 
 def _stored_places(pinned: Retriever, queries: Sequence[Query], wanted: Sequence[EncoderRef]) -> list[tuple[int, EncoderRef, _Place]]:
@@ -354,10 +350,6 @@ class _Fan:
             elif number in self._answered:
                 self._answered[number] += answer[1]
         return [answer for answer in answers if not isinstance(answer, BaseException)]
-
-
-async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
-    return await call()
 
 
 def _merge(

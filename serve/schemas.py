@@ -98,6 +98,10 @@ class ServeArgs(BaseModel):
         le=4096,
         description="queries that are embedded in one pass, and searches that are answered in one; 1 = one by one",
     )
+    texts_in_gateway: bool = Field(
+        default=True,
+        description="sharded: a gateway holds the models, too, and embeds texts itself, which saves a call; false = the encoder does",
+    )
     gateway: DeploymentArgs = DeploymentArgs()
     encoder: DeploymentArgs = DeploymentArgs()
     shard: DeploymentArgs = DeploymentArgs()

@@ -1,6 +1,7 @@
 """The API in one process: fused, and sharded with the replicas called directly instead of through Ray."""
 
 import asyncio
+import base64
 import inspect
 import threading
 import time
@@ -20,7 +21,7 @@ from serving_suite import ApiSuite, Server, assert_problem, listening, wait
 
 import perdure.retrieval.follow as follow_module
 import serve.backend as backend_module
-import serve.gateway as gateway_module
+import serve.calls as calls_module
 from perdure.errors import NotLoaded
 from serve.api import make_app
 from serve.backend import FollowingBackend, FusedBackend
@@ -181,7 +182,42 @@ def test_a_call_that_hangs_is_made_once_more_and_the_first_answer_counts(hasty: 
     assert len(answer["hits"]) == 15 and not answer["partial"] and len(calls) == 2
     assert 0.4 < calls[1] - calls[0] <= took_s < 2.0  # second_call_after_s is 0.5, from before the first began; request_timeout_s is 2
     go_on.set()
-    assert backend._second_calls == 0
+    assert backend.ask.again == 0
+
+
+def test_texts_are_embedded_in_the_gateway_and_pictures_by_the_encoder_and_both_find_what_the_encoder_alone_does(gallery: Gallery) -> None:
+    picture = base64.b64encode(gallery.pictures[0]).decode()
+    searches = [
+        {"text": "a red circle"},
+        {"image": picture},
+        {"text": "a blue triangle", "image": picture},
+        {"queries": [{"text": "a red circle"}, {"image": picture}, {"text": "a blue star"}]},
+    ]
+    answers: dict[bool, list[Any]] = {}
+    calls: dict[bool, list[list[str]]] = {True: [], False: []}
+    gallery.registry().promote("demo@v2", by="test")
+    for here in (True, False):
+        args = quick(gallery.folder, topology="sharded", texts_in_gateway=here)
+        backend = make_sharded(args)
+        replica = backend._encoder.replica  # type: ignore[attr-defined]
+        encode = replica.encode
+
+        async def noted(release_id: str, encoders: Any, queries: Any, here: bool = here, encode: Any = encode) -> Any:
+            calls[here].append([type(query).__name__ for query in queries])
+            return await encode(release_id, encoders, queries)
+
+        replica.encode = noted
+        with client_of(backend, args) as client:
+            found = []
+            for body in searches:
+                answer = client.post("/v1/search/batch" if "queries" in body else "/v1/search", json=body)
+                assert answer.status_code == 200, answer.text
+                lists = answer.json()["results"] if "queries" in body else [answer.json()]
+                found.append([[(hit["id"], round(hit["score"], 5)) for hit in one["hits"]] for one in lists])
+            answers[here] = found
+    assert answers[True] == answers[False]
+    assert calls[True] and all(kind == "bytes" for call in calls[True] for kind in call)
+    assert {kind for call in calls[False] for kind in call} == {"bytes", "str"}
 
 
 def test_a_shard_that_hangs_altogether_is_504_in_time_or_said_to_be_missing(hasty: tuple[ShardedBackend, httpx.Client]) -> None:
@@ -236,7 +272,7 @@ def test_where_everything_hangs_few_calls_are_made_twice(
     hasty: tuple[ShardedBackend, httpx.Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, _ = hasty
-    monkeypatch.setattr(gateway_module, "_MOST_SECOND_CALLS", 3)
+    monkeypatch.setattr(calls_module, "_MOST_SECOND_CALLS", 3)
     calls = 0
 
     async def call() -> None:
@@ -248,7 +284,7 @@ def test_where_everything_hangs_few_calls_are_made_twice(
         return await asyncio.gather(*(backend.ask(call) for _ in range(20)), return_exceptions=True)
 
     found = asyncio.run(ask_often())
-    assert [one.status_code for one in found] == [504] * 20 and calls == 23 and backend._second_calls == 0
+    assert [one.status_code for one in found] == [504] * 20 and calls == 23 and backend.ask.again == 0
 
 
 def test_what_is_answered_from_stays_with_the_callees_while_the_registry_is_gone(gallery: Gallery) -> None:

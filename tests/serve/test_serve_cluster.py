@@ -1,5 +1,6 @@
 """The same claims on a real local Ray with Serve, in both topologies; and what only a real cluster can show."""
 
+import base64
 import os
 import signal
 import statistics
@@ -109,14 +110,16 @@ class TestSharded(ApiSuite, QuerySuite, ChannelSuite):
 
         names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if f"#{deployment}#" in actor["name"]]
         assert len(names) == 1, names
-        everything = ids(server.search(text="a red circle", k=30))
+        picture = base64.b64encode(server.gallery.pictures[0]).decode()  # texts do not need the encoder
+        body = {"image": picture, "k": 30} if deployment == "Encoder" else {"text": "a red circle", "k": 30}
+        everything = ids(server.search(**body))
         answers: list[httpx.Response] = []
         stop_asking = threading.Event()
 
         def ask() -> None:
             with server.new_client() as client:
                 while not stop_asking.is_set():
-                    answers.append(client.post("/v1/search", json={"text": "a red circle", "k": 30}))
+                    answers.append(client.post("/v1/search", json=body))
 
         asker = threading.Thread(target=ask)
         asker.start()

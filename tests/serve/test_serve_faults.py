@@ -57,6 +57,7 @@ def arguments(folder: Path, topology: str, gateway: DeploymentArgs) -> ServeArgs
         retire_after_s=4.0,
         second_call_after_s=0.5,
         health_check_timeout_s=5.0,
+        texts_in_gateway=False,  # so that every question needs every replica
         gateway=gateway,
         encoder=two,
         shard=two,
