@@ -75,6 +75,9 @@ class StreamConfig(Section):
     on_bad_item: Literal["stop", "skip"] = Field(
         default="stop", description="an image that cannot be read stops the run, or is skipped and counted"
     )
+    gallery: Literal["test", "rest"] = Field(
+        default="test", description="what is searched: the test items, each for the others; or the rest, all that are not tested on"
+    )
     validation: ValidationConfig | None = Field(
         default=None, description="measure on held-out train items in place of the test split; what sweeps set (docs/how-to/tune.md)"
     )

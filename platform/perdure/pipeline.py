@@ -39,7 +39,7 @@ from perdure.settings import settings
 from perdure.strategies import STRATEGIES
 from perdure.strategies.strategy import Strategy, TaskContext
 from perdure.stream import STREAMS
-from perdure.stream.task_stream import TaskStream
+from perdure.stream.task_stream import TaskStream, searching_the_rest
 from perdure.stream.validation import first_tasks, hold_out_train_items
 from perdure.tracking import JsonlTracker, TensorBoardTracker, Tracker, Trackers
 from perdure.training.checkpoint import Checkpoints, FolderCheckpoints
@@ -134,10 +134,12 @@ def _check_captions(items: Sequence[Item], stream: TaskStream) -> None:
 def _stream(config: RunConfig, items: Sequence[Item], rows: NDArray[np.int64]) -> TaskStream:
     """The usable rows cut into tasks; under `stream.validation`, what that leaves of them."""
     kind, validation = config.stream.kind, config.stream.validation
-    if validation is None:
-        return STREAMS.build(kind.name, kind.options, items, rows, config.seed)
-    items, rows = hold_out_train_items(items, rows, validation.share)
-    return first_tasks(STREAMS.build(kind.name, kind.options, items, rows, config.seed), validation.tasks)
+    if validation is not None:
+        items, rows = hold_out_train_items(items, rows, validation.share)
+    stream = STREAMS.build(kind.name, kind.options, items, rows, config.seed)
+    if config.stream.gallery == "rest":
+        stream = searching_the_rest(stream, items, rows)
+    return stream if validation is None else first_tasks(stream, validation.tasks)
 
 
 def untrained(config: RunConfig, prepared: Prepared) -> Encoder:

@@ -51,7 +51,7 @@ class Item:
     group: str = ""
     captions: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
-    split: str = "train"  # "train" or "test"
+    split: str = "train"  # "train", "test", or "gallery": neither learned nor asked for, there to be found (stream.gallery=rest)
     modality: Modality | None = None  # None: a picture, and words where it has captions; "text": words alone, the picture is for show
     payload: Mapping[str, Scalar] = field(default_factory=dict, hash=False)  # whatever else is known, to filter by and to be shown
 

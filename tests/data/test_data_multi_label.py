@@ -177,25 +177,29 @@ def test_a_draw_has_the_numbers_asked_for_whatever_the_order_and_whoever_else_is
     train = data.draw(st.none() | st.integers(1, len(some) - queries))
     seed = data.draw(st.integers(0, 5))
 
+    others = data.draw(st.booleans())
+
     def drawn(of: list[LabelledPicture]) -> dict[str, Item]:
-        return {item.id: item for item in multi_label_items("d", of, queries=queries, train=train, seed=seed)}
+        return {item.id: item for item in multi_label_items("d", of, queries=queries, train=train, others=others, seed=seed)}
 
     items = drawn(some)
-    assert Counter(item.split for item in items.values()) == {"test": queries, "train": train or len(some) - queries}
+    learned = train or len(some) - queries
+    rest = {"gallery": len(some) - queries - learned} if others and queries + learned < len(some) else {}
+    assert Counter(item.split for item in items.values()) == {"test": queries, "train": learned, **rest}
     assert drawn(data.draw(st.permutations(some))) == items
-    fewer = multi_label_items("d", some, queries=queries, train=1, seed=seed)
+    fewer = multi_label_items("d", some, queries=queries, train=1, others=others, seed=seed)
     assert {item.id for item in fewer if item.split == "test"} == {key for key, item in items.items() if item.split == "test"}
 
 
 def test_another_seed_draws_others() -> None:
-    draws = [multi_label_items("d", pictures(60), queries=20, train=20, seed=seed) for seed in (0, 1)]
+    draws = [multi_label_items("d", pictures(60), queries=20, train=20, others=False, seed=seed) for seed in (0, 1)]
     assert len({item.id for item in draws[0]} ^ {item.id for item in draws[1]}) > 10
 
 
 def test_the_label_is_the_rarest_and_of_equal_ones_the_first() -> None:
     rows = [(("sea", "sky"), "sea"), (("sky",), "sky"), (("ape", "bee"), "ape"), (("bee", "ape"), "bee"), (("sky", "sea"), "sea")]
     given_ = [LabelledPicture(f"p{n}", labels, ("w",)) for n, (labels, _) in enumerate(rows)]
-    items = multi_label_items("d", [*given_, LabelledPicture("x", ("sky",), ())], queries=1, train=None, seed=0)
+    items = multi_label_items("d", [*given_, LabelledPicture("x", ("sky",), ())], queries=1, train=None, others=True, seed=0)
     assert [(item.tags, item.label) for item in items] == [(labels, label) for labels, label in rows]
 
 
@@ -223,8 +227,10 @@ def test_mirflickr_captions_are_frequent_tags_in_their_order_and_tags_are_the_po
 def test_mirflickr_leaves_out_what_is_not_drawn_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = split_of(build("mirflickr25k", mirflickr25k(tmp_path)))
     with caplog.at_level(logging.INFO):
-        some = split_of(build("mirflickr25k", tmp_path, train=2))
+        some = split_of(build("mirflickr25k", tmp_path, train=2, others=False))
     assert Counter(some.values()) == {"train": 2, "test": 2} and some.items() <= whole.items()
+    found_too = split_of(build("mirflickr25k", tmp_path, train=2))
+    assert Counter(found_too.values()) == {"train": 2, "test": 2, "gallery": 1} and some.items() <= found_too.items()
     assert "1 pictures are neither among the 2 queries nor among the 2 to learn" in caplog.text
 
 
@@ -253,7 +259,7 @@ def test_mirflickr_without_any_tags_and_with_tags_that_are_not_utf_8_is_told(tmp
 
 def test_mirflickr_draws_what_the_thesis_draws_by_default() -> None:
     options = DATASETS.plain("mirflickr25k", {"root": "r"})
-    assert options == {"root": "r", "annotations": None, "min_tag_count": 20, "queries": 2000, "train": 10000, "seed": 0}
+    assert options == {"root": "r", "annotations": None, "min_tag_count": 20, "queries": 2000, "train": 10000, "others": True, "seed": 0}
     assert len(MIR_LABELS) == 24 and MIRFlickr25K.name == "mirflickr25k"
 
 
@@ -336,5 +342,5 @@ def test_lists_without_a_line_are_told(tmp_path: Path) -> None:
 
 def test_nus_wide_draws_what_the_thesis_draws_by_default() -> None:
     options = DATASETS.plain("nus_wide", {"root": "r"})
-    assert options == {"root": "r", "concepts": 21, "queries": 2100, "train": 10500, "seed": 0, "on_missing": "stop"}
+    assert options == {"root": "r", "concepts": 21, "queries": 2100, "train": 10500, "others": True, "seed": 0, "on_missing": "stop"}
     assert NUSWIDE.name == "nus_wide"

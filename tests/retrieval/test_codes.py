@@ -5,6 +5,7 @@ import pytest
 
 from perdure.data.tags import known_tags, tag_matrix
 from perdure.records import Item
+from perdure.retrieval import codes
 from perdure.retrieval.codes import code_metrics
 from perdure.retrieval.evaluation import SplitEmbeddings
 
@@ -42,6 +43,32 @@ def test_the_lookup_counts_what_lies_within_a_radius() -> None:
             recalls.append(len(set(near) & set(right)) / len(right))
         assert found["t2i"]["lookup_recall"][radius] == pytest.approx(np.mean(recalls), abs=1e-5)
     assert found["t2i"]["lookup_recall"][8] == 1
+
+
+@pytest.mark.parametrize("most", [20_000_000, 1], ids=["at once", "query by query"])
+def test_a_gallery_of_its_own_is_searched_and_means_are_over_queries_however_many_at_a_time(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codes, "_MOST_PAIRS", most)
+    rng = np.random.default_rng(3)
+    gallery = SplitEmbeddings(np.arange(6), *rng.standard_normal((2, 6, 8)).astype(np.float32), np.arange(6))
+    theirs, mine = rng.random((6, 3)) < 0.4, np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0]], dtype=bool)
+    seen = drawn()
+    found = code_metrics(seen, mine, gallery, theirs)
+    assert seen.text is not None and gallery.text is not None
+    for way, queries, labels, items in (("i2t", seen.image, mine, gallery.text), ("t2i", seen.text, mine[seen.text_of], gallery.image)):
+        precisions, recalls = [], []
+        for query, own in zip(queries, labels, strict=True):
+            right = (own & theirs).any(axis=1)
+            if not right.any():
+                continue
+            order = [bool(right[j]) for j in sorted(range(6), key=lambda j: -float(query @ items[j]))]
+            hits = [sum(order[: n + 1]) / (n + 1) for n in range(6) if order[n]]
+            precisions.append(sum(hits) / len(hits))
+            near = ((query >= 0) != (items >= 0)).sum(axis=1) <= 3
+            recalls.append((near & right).sum() / right.sum())
+        assert precisions and found[way]["real_map"] == pytest.approx(np.mean(precisions))
+        assert found[way]["lookup_recall"][3] == pytest.approx(np.mean(recalls), abs=1e-5)
 
 
 def test_codes_that_are_the_labels_find_everything_first() -> None:

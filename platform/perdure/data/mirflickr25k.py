@@ -38,7 +38,8 @@ class MIRFlickr25K(PictureFiles):
     """Pictures, each with its frequent tags as a caption and every label that applies in `tags`; its label is the rarest of them.
 
     As in cross-modal hashing (thesis, ch. 3), pictures without a label or without a frequent tag are left out: as published, 1,386 tags
-    are frequent and 20,015 pictures are left. 2,000 are queries, 10,000 are learned, the others are left out, and all numbers are logged.
+    are frequent and 20,015 pictures are left. 2,000 are queries, 10,000 are learned, and with the others they are what is searched
+    (stream.gallery=rest).
 
     Args:
         root: the folder that both archives were unpacked in.
@@ -46,12 +47,12 @@ class MIRFlickr25K(PictureFiles):
         min_tag_count: a tag is a word of captions when so many pictures have it, at least.
         queries: pictures that are tested on, drawn by the seed.
         train: pictures that are learned, drawn from the others; None = all others.
+        others: whether pictures that are neither are there to be found (stream.gallery=rest); false leaves them out.
         seed: of the draw.
     Raises:
         ConfigError: more pictures asked for than there are.
         DataError: a folder, file or picture that is missing, a line that is no number, a label of a picture that does not exist.
-    Deviations: queries are searched among each other, where papers search all pictures that are no query; which pictures papers draw is
-        not known, and so not the same.
+    Deviations: which pictures papers draw is not known, and so not the same.
     """
 
     name = "mirflickr25k"
@@ -64,6 +65,7 @@ class MIRFlickr25K(PictureFiles):
         min_tag_count: Count = 20,
         queries: Count = 2000,
         train: Count | None = 10000,
+        others: bool = True,
         seed: int = 0,
     ) -> None:
         folder = root_of(root, _PICTURES, f"give the folder that mirflickr25k.zip and {_ANNOTATIONS}.zip were unpacked in")
@@ -77,7 +79,7 @@ class MIRFlickr25K(PictureFiles):
             LabelledPicture(f"{_PICTURES}/im{number}.jpg", labels[number], tuple(tag for tag in own if count[tag] >= min_tag_count))
             for number, own in tags.items()
         ]
-        items = multi_label_items(self.name, pictures, queries=queries, train=train, seed=seed)
+        items = multi_label_items(self.name, pictures, queries=queries, train=train, others=others, seed=seed)
         super().__init__(folder, items, sources=[tag_folder, label_folder], unpack=_UNPACK_PICTURES)
 
 

@@ -38,10 +38,12 @@ class LabelledPicture:
         return bool(self.labels and self.words)
 
 
-def multi_label_items(name: str, pictures: Sequence[LabelledPicture], *, queries: int, train: int | None, seed: int) -> list[Item]:
-    """The pictures with a label and a word: some are queries ("test"), some are learned ("train"), in the order of the list.
+def multi_label_items(
+    name: str, pictures: Sequence[LabelledPicture], *, queries: int, train: int | None, others: bool, seed: int
+) -> list[Item]:
+    """The pictures with a label and a word: queries ("test"), learned ("train") and others ("gallery"), in the order of the list.
 
-    Which ones is a matter of seed and id alone: ranked by sha1("seed id"), the first `queries` are tested on and the next `train`
+    Which is which is a matter of seed and id alone: ranked by sha1("seed id"), the first `queries` are tested on and the next `train`
     are learned. What is left out is logged, with its number.
 
     Args:
@@ -49,6 +51,7 @@ def multi_label_items(name: str, pictures: Sequence[LabelledPicture], *, queries
         pictures: all that are annotated; how frequent a label is, is counted here.
         queries: how many are tested on.
         train: how many of the others are learned; None = all of them.
+        others: whether what is neither is in the gallery, or left out.
         seed: of the draw.
     Returns:
         Items whose caption is the words, whose tags are the labels and whose label is the rarest one, of equal ones the first.
@@ -67,7 +70,9 @@ def multi_label_items(name: str, pictures: Sequence[LabelledPicture], *, queries
     ranked = sorted(pairs, key=lambda picture: (_drawn(seed, picture.id), picture.id))
     end = len(ranked) if train is None else queries + train
     split_of = {picture.id: "test" if place < queries else "train" for place, picture in enumerate(ranked[:end])}
-    if end < len(ranked):
+    if others:
+        split_of |= {picture.id: "gallery" for picture in ranked[end:]}
+    elif end < len(ranked):
         logger.info("%s: %d pictures are neither among the %d queries nor among the %d to learn", name, len(ranked) - end, queries, train)
     return [
         Item(

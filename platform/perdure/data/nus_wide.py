@@ -40,14 +40,15 @@ class NUSWIDE(PictureFiles):
     """Pictures, each with its tags as a caption and every concept that applies in `tags`; its label is the rarest of them.
 
     As in cross-modal hashing (thesis, ch. 3), the most frequent concepts are kept, and pictures without one of them or without any of
-    the 1,000 tags are left out. 2,100 are queries, 10,500 are learned, the others are left out, and all numbers are logged. The
-    published lists of training and test pictures are not used.
+    the 1,000 tags are left out. 2,100 are queries, 10,500 are learned, and with the others they
+    are what is searched (stream.gallery=rest). The published lists of training and test pictures are not used.
 
     Args:
         root: the folder that the archives were unpacked in.
         concepts: how many of the concepts are kept, the most frequent ones; of equal ones, the first of `Concepts81.txt`.
         queries: pictures that are tested on, drawn by the seed.
         train: pictures that are learned, drawn from the others; None = all others.
+        others: whether pictures that are neither are there to be found (stream.gallery=rest); false leaves them out.
         seed: of the draw.
         on_missing: "stop" names a picture that is drawn and has no file; "skip" leaves out all without a file before the draw.
     Raises:
@@ -65,6 +66,7 @@ class NUSWIDE(PictureFiles):
         concepts: Count = 21,
         queries: Count = 2100,
         train: Count | None = 10500,
+        others: bool = True,
         seed: int = 0,
         on_missing: Literal["stop", "skip"] = "stop",
     ) -> None:
@@ -81,7 +83,7 @@ class NUSWIDE(PictureFiles):
         pictures = [LabelledPicture(f"{_PICTURES}/{name}", own, said) for name, own, said in zip(names, labels, words, strict=True)]
         if on_missing == "skip":
             pictures = _there(folder, pictures)
-        items = multi_label_items(self.name, pictures, queries=queries, train=train, seed=seed)
+        items = multi_label_items(self.name, pictures, queries=queries, train=train, others=others, seed=seed)
         unpack = "get the pictures, or leave out those without a file: on_missing=skip"
         super().__init__(folder, items, sources=[listed, folder / "NUS_WID_Tags" / "AllTags1k.txt"], unpack=unpack)
 

@@ -104,7 +104,7 @@ def task_metrics(embeddings: SplitEmbeddings, task: Task, labels: NDArray[np.int
     """Every metric of one task's test split, searched inside that split (the known-task setting).
 
     Image to image: leave-one-out by class label. Text to image (`t2i_`): a caption finds its own picture; image to text (`i2t_`):
-    a picture finds any of its captions.
+    a picture finds any of its captions. Both where some query's own partner is in the gallery.
     """
     query, gallery = embeddings.of(task.query), embeddings.of(task.gallery)
     out = retrieval_metrics(
@@ -114,9 +114,10 @@ def task_metrics(embeddings: SplitEmbeddings, task: Task, labels: NDArray[np.int
         position = {int(row): at for at, row in enumerate(task.gallery)}
         relevant = np.array([position.get(int(task.query[at]), -1) for at in query.text_of], dtype=np.int64)
         kept = relevant >= 0
-        out |= {f"t2i_{name}": value for name, value in pair_metrics(query.text[kept], gallery.image, relevant[kept]).items()}
-        i2t = retrieval_metrics(query.image, gallery.text, task.query, task.gallery[gallery.text_of])
-        out |= {f"i2t_{name}": value for name, value in i2t.items() if name == "map" or name.startswith("recall@")}
+        if kept.any():
+            out |= {f"t2i_{name}": value for name, value in pair_metrics(query.text[kept], gallery.image, relevant[kept]).items()}
+            i2t = retrieval_metrics(query.image, gallery.text, task.query, task.gallery[gallery.text_of])
+            out |= {f"i2t_{name}": value for name, value in i2t.items() if name == "map" or name.startswith("recall@")}
     return {name: float(value) if np.isfinite(value) else None for name, value in out.items()}
 
 
@@ -156,8 +157,10 @@ def search_metrics(
     if first.text is not None and all(part.text is not None for part in parts.values()):
         texts = {ref: part.text for ref, part in parts.items() if part.text is not None}
         captioned = ids[first.text_of]
+        held = np.isin(captioned, [item_id for segment in segments for item_id in segment.table.ids])
         right_NK = _search(release, segments, texts, "text", drifts or {}, k, calibrations, captioned)[0] == captioned[:, None]
-        out |= {f"search_t2i_recall@{top}": float(right_NK[:, :top].any(axis=1).mean()) for top in (1, 5, 10)}
+        for top in (1, 5, 10):
+            out[f"search_t2i_recall@{top}"] = float(right_NK[held, :top].any(axis=1).mean()) if held.any() else None
     return out
 
 

@@ -111,14 +111,20 @@ class StreamMeasures:
         return out
 
     def _codes(self, learned: Task, embeddings: SplitEmbeddings) -> dict[str, Any]:
-        """How well codes find, over the test items of all tasks so far; alike is what the strategy was told is alike."""
+        """How well codes find, over queries and galleries of all tasks so far; alike is what the strategy was told is alike."""
         stream, items = self.prepared.stream, self.prepared.dataset.items
-        rows = np.unique(np.concatenate([task.query for task in stream.tasks[: learned.index + 1]]))
-        if self.config.strategy.options.get("labels") == "class":
-            labels = stream.labels[rows][:, None] == np.arange(len(stream.classes))
-        else:
-            labels = tag_matrix(items, rows, known_tags(items, rows.tolist()))
-        return {"task": learned.index, **code_metrics(embeddings.of(rows), labels)}
+        query, gallery = (
+            np.unique(np.concatenate([getattr(task, side) for task in stream.tasks[: learned.index + 1]])) for side in ("query", "gallery")
+        )
+        known = known_tags(items, np.union1d(query, gallery).tolist())
+
+        def labels(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+            if self.config.strategy.options.get("labels") == "class":
+                return stream.labels[rows][:, None] == np.arange(len(stream.classes))
+            return tag_matrix(items, rows, known)
+
+        found = code_metrics(embeddings.of(query), labels(query), embeddings.of(gallery), labels(gallery))
+        return {"task": learned.index, **found}
 
     def _classify(self, task: Task, encoder: Encoder, embeddings: SplitEmbeddings, means: ClassMeans | None) -> Row:
         """Row t of the classification matrices."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from perdure.catalog import did_you_mean
 from perdure.errors import ConfigError, DataError
 from perdure.records import Item, Task
 
-__all__ = ["TaskStream", "Unseen", "arrange", "build_stream", "group_names", "rows_of_classes"]
+__all__ = ["TaskStream", "Unseen", "arrange", "build_stream", "group_names", "rows_of_classes", "searching_the_rest"]
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ class TaskStream:
     """Tasks in the order in which they are learned.
 
     Query and gallery of a task are both the test rows of its classes: retrieval is leave-one-out inside them. Where these are so few that
-    no query has anything to find, neither another item of its class nor a caption, its training rows are in the gallery, too. Classes
+    no query has anything to find, neither another item of its class nor a caption, its training rows are in the gallery, too; under
+    `searching_the_rest` all rows of its classes are that are not tested on, and no test rows. Classes
     that no task learns are measured apart: those of the stream as a whole, or, where each task is a dataset, those of each dataset.
     """
 
@@ -158,7 +159,19 @@ class _Cut:
         self.labels[rows] = [self.id_of[self._items[row].label] for row in rows]
 
 
+def searching_the_rest(stream: TaskStream, items: Sequence[Item], rows: NDArray[np.int64]) -> TaskStream:
+    """The same tasks, whose queries search all usable items of their classes that are not tested on: what is learned, and "gallery"."""
+    spare = np.array([row for row in rows.tolist() if items[row].split == "gallery"], dtype=np.int64)
+    number = {label: at for at, label in enumerate(stream.classes)}
+
+    def asked_for_the_rest(task: Task) -> Task:
+        own = spare[np.isin(stream.labels[spare], [number[label] for label in task.classes])]
+        return replace(task, gallery=np.union1d(task.train, own))
+
+    return replace(stream, tasks=tuple(map(asked_for_the_rest, stream.tasks)))
+
+
 def _split(items: Sequence[Item], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Train and test rows, ascending."""
-    is_test = np.array([items[row].split == "test" for row in rows], dtype=np.bool_)
-    return np.sort(rows[~is_test]), np.sort(rows[is_test])
+    splits = np.array([items[row].split for row in rows], dtype=object)
+    return np.sort(rows[(splits != "test") & (splits != "gallery")]), np.sort(rows[splits == "test"])

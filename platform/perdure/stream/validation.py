@@ -22,7 +22,7 @@ def hold_out_train_items(items: Sequence[Item], rows: NDArray[np.int64], share: 
         rows: (n,) those that are usable.
         share: see `data.dataset.split_anew`: by a hash of the id, neither row order nor a seed plays a part.
     """
-    train = [row for row in rows.tolist() if items[row].split != "test"]
+    train = [row for row in rows.tolist() if items[row].split not in ("test", "gallery")]
     out = list(items)
     for row, item in zip(train, split_anew([items[row] for row in train], share), strict=True):
         out[row] = item
