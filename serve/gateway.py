@@ -219,6 +219,7 @@ class ShardedBackend(FollowingBackend):
             BadQuery: a model without a text tower.
         """
         models = {ref: pinned.encoders[ref] for ref in encoders}
+        self.metrics.observe("perdure_encode_batch", len(texts))
         answers = await self.run(encode_batch, [(models, text) for text in texts])
         rows: list[Vectors] = []
         took_ms = 0.0

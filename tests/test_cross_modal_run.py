@@ -229,6 +229,15 @@ def test_joint_training_may_leave_out_negatives_of_other_tasks_and_nothing_else_
     assert terms["all"][1][0] != terms["within_task"][1][0]
 
 
+def test_a_merge_that_is_not_learned_estimates_no_task_and_looks_at_no_training_item(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(tmp_path, monkeypatch)
+    report = learn_stream(config("index.policy=versioned", "index.compensate=false", "index.merge=standardised"))
+    assert "unknown_routed" not in report["cross_modal"]["policies"]["versioned"]
+    assert not [*tmp_path.rglob("*-task*.npz")]
+
+
 def test_under_versioned_the_task_of_a_query_is_estimated_from_new_items_alone(
     learned: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,8 @@ _NEWER = {
     "validation": None,
     "tags": None,
     "payload": [],
+    "gallery": "test",
+    "others": False,
 }
 
 

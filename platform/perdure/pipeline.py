@@ -138,7 +138,7 @@ def _stream(config: RunConfig, items: Sequence[Item], rows: NDArray[np.int64]) -
         items, rows = hold_out_train_items(items, rows, validation.share)
     stream = STREAMS.build(kind.name, kind.options, items, rows, config.seed)
     if config.stream.gallery == "rest":
-        stream = searching_the_rest(stream, items, rows)
+        stream = searching_the_rest(stream)
     return stream if validation is None else first_tasks(stream, validation.tasks)
 
 

@@ -117,11 +117,14 @@ def test_a_run_from_before_an_option_existed_is_the_run_that_leaves_it_alone() -
         (before["stream"]["dataset"], "tags"),
         (before["stream"]["kind"], "task_order"),
         (before["stream"], "validation"),
+        (before["stream"], "gallery"),
         (before["train"], "backbone_lr"),
         (before["strategy"]["ranking"], "metric"),
     ):
         del section[option]
     assert fingerprint(parse(before)) == fingerprint(now)
+    known = "09609511a9a8c6f9b4fa7d60119d1b536be2c0be35bbbeef7a9508d23113d845"  # as an earlier version computed it
+    assert fingerprint(pipeline.resolved(parse({}))) == known
     assert first_task_fingerprint(parse(before)) == first_task_fingerprint(now)
     assert fingerprint(parse(now.plain(), ["stream.dataset.payload=[price]"])) != fingerprint(now)
 

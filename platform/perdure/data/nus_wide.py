@@ -48,7 +48,8 @@ class NUSWIDE(PictureFiles):
         concepts: how many of the concepts are kept, the most frequent ones; of equal ones, the first of `Concepts81.txt`.
         queries: pictures that are tested on, drawn by the seed.
         train: pictures that are learned, drawn from the others; None = all others.
-        others: whether pictures that are neither are there to be found (stream.gallery=rest); false leaves them out.
+        others: whether pictures that are neither are there to be found (stream.gallery=rest), and so have to be there and are decoded;
+            false leaves them out.
         seed: of the draw.
         on_missing: "stop" names a picture that is drawn and has no file; "skip" leaves out all without a file before the draw.
     Raises:

@@ -39,6 +39,7 @@ def code_metrics(
     Raises:
         ValueError: there are no captions, or no query has anything relevant.
     """
+    assert (gallery is None) == (gallery_labels is None)
     gallery, theirs = (queries, labels) if gallery is None or gallery_labels is None else (gallery, gallery_labels)
     if queries.text is None or gallery.text is None:
         raise ValueError("codes are measured across modalities, and there are no captions")

@@ -52,10 +52,10 @@ CROSS_MODAL_DEFINITIONS = {
     "score, as index.merge=standardised does, with the mean and deviation over the items of a task. reindex has one version and nothing "
     "to standardise.",
     "cross_modal.unknown_raw": "As unknown, merged by the score as it is: cosines of different encoder versions beside each other.",
-    "cross_modal.unknown_routed": "As unknown, merged as index.merge=routed does: by how likely a hit of this score is right, times how "
-    "likely the query is of its task, as the release of that time estimates it. Both are fitted five times, each time without a fifth of "
-    "the items by a hash of the id, and each query is ranked by the fit that did not see it. Of policy versioned, where the run was "
-    "released under it.",
+    "cross_modal.unknown_routed": "As unknown, merged as index.merge=routed does: by how likely a hit of this score is right (its own "
+    "partner, from the first ten hits of the task's other queries), times how likely the query is of its task, as the release of that time "
+    "estimates it. Both are fitted five times, each time without a fifth of the items by a hash of the id, and each query is ranked by the "
+    "fit that did not see it. Of policy versioned, where the run was released under it, with a learned merge.",
     "cross_modal.reindex": "Index policy: the newest encoder embeds every item again, and every query.",
     "cross_modal.keep": "Index policy: items stay as the encoder of their task made them, the newest one embeds the queries.",
     "cross_modal.keep_compensated": "As keep, with the mean drift of queries since an item's encoder taken off the query, for pictures "

@@ -33,13 +33,14 @@ __all__ = [
 TASK_DEFINITIONS = {
     "recall@k of a task": "Image to image by class label, leave-one-out inside the task's own test split (the known-task setting). "
     "Where no class of the task has two test items, and there are no captions, its training items can be found, too: then gallery is "
-    "larger than query under tasks.",
+    "larger than query under tasks. With stream.gallery=rest the test items search all other items of the task, and no test item.",
     "t2i_recall@k": "Text to image inside the task's own test split: each caption has one relevant picture, the one it was written for.",
     "i2t_recall@k": "Image to text inside the task's own test split: a hit is any of the picture's own captions.",
     "search_recall@k": "Image to image by class label over everything that the release has indexed, leave-one-out, under its index policy. "
     "What a learned merge (calibrated, routed) is fitted to is fitted five times for this, each time without a fifth of the items by a "
     "hash of the id, and each query is answered by the fit that did not see it.",
-    "search_t2i_recall@k": "Text to image over everything that the release has indexed; a hit is the picture the caption was written for.",
+    "search_t2i_recall@k": "Text to image over everything that the release has indexed; a hit is the picture the caption was written for. "
+    "Captions of pictures that it has not indexed are left out.",
 }
 _BATCH = 256
 

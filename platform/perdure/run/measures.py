@@ -72,7 +72,7 @@ class StreamMeasures:
 
     def embed(self, encoder: Encoder, ref: EncoderRef, digest: bytes, brought_by: Task | None = None) -> SplitEmbeddings:
         """Embed the rows of `embeddings` and keep the result in the run's folder under the digest of the weights."""
-        rows = self.test_rows() if brought_by is None else _spaced(brought_by.train, _lacking(brought_by))
+        rows = self.test_rows() if brought_by is None else _spaced(np.setdiff1d(brought_by.train, brought_by.gallery), _lacking(brought_by))
         embeddings = embed_split(encoder, self.prepared.pixels, self.prepared.dataset.items, rows, self.embed_by)
         cached = self._kept(ref, brought_by)
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -97,12 +97,12 @@ class StreamMeasures:
         """Row t of every matrix: each task's test split, also of tasks not learned yet; the unseen classes apart, by dataset if cut so."""
         stream = self.prepared.stream
         rows = [task_metrics(embeddings, task, stream.labels) for task in stream.tasks]
-        out: dict[str, Any] = {"row": {name: [row.get(name) for row in rows] for name in rows[0]}}
+        out: dict[str, Any] = {"row": _by_name(rows)}
         if stream.unseen is not None:
             out["unseen"] = task_metrics(embeddings, stream.unseen, stream.labels)
         if stream.unseen_of:
             apart = [{} if task is None else task_metrics(embeddings, task, stream.labels) for task in stream.unseen_of]
-            out["unseen_row"] = {name: [row.get(name) for row in apart] for name in rows[0]}
+            out["unseen_row"] = _by_name(apart, names=rows)
         if any(task.modality is not None for task in stream.tasks):
             out["modalities"] = across_modalities(embeddings, stream.tasks, stream.labels, learned=learned.index + 1)
         out["classification"] = self._classify(learned, encoder, embeddings, means)
@@ -196,12 +196,13 @@ class StreamMeasures:
         return {"policies": policies, "drift": cross_modal_drift(versions, tasks)}
 
     def _routes(self, encoders: Sequence[EncoderRef]) -> Routes | None:
-        """What the releases of the run estimate of a query's task; None where some task has none that asks every version for its own."""
+        """What the releases of the run estimate of a query's task; None where some task has none that estimates it by all versions."""
         tasks = self.prepared.stream.tasks
         asking_all = {
             release.task: release
             for release in reversed(self.registry.releases(self.config.name))
-            if [(use.made_by, use.queried_by) for use in release.segments] == [(ref, ref) for ref in encoders[: release.task + 1]]
+            if release.calibration is not None
+            and [(use.made_by, use.queried_by) for use in release.segments] == [(ref, ref) for ref in encoders[: release.task + 1]]
         }
         if len(asking_all) < len(tasks):
             return None
@@ -340,7 +341,7 @@ class StreamMeasures:
             encoder = pipeline.untrained(self.config, self.prepared)
             embeddings = embed_split(encoder, self.prepared.pixels, items, self.test_rows(), self.embed_by)
             rows = [task_metrics(embeddings, task, stream.labels) for task in stream.tasks]
-            write_whole(path, json.dumps({name: [row.get(name) for row in rows] for name in rows[0] if name not in COUNTS}))
+            write_whole(path, json.dumps({name: row for name, row in _by_name(rows).items() if name not in COUNTS}))
         return json.loads(path.read_text())
 
 
@@ -352,3 +353,9 @@ def _spaced(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 def _lacking(task: Task) -> int:
     """How many training rows it takes beside a task's gallery."""
     return max(0, _ROUTER_ROWS - len(task.gallery))
+
+
+def _by_name(rows: Sequence[dict[str, float | None]], names: Sequence[dict[str, float | None]] = ()) -> Row:
+    """Of each metric that any task has (or those of `names`), what every task has; None where it has none."""
+    known = dict.fromkeys(name for row in names or rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in known}

@@ -34,6 +34,7 @@ class TaskStream:
     classes: tuple[str, ...]  # class id -> label, in order of introduction; the unseen ones last
     labels: NDArray[np.int64]  # (N,) class id of each row of the dataset, -1 for rows that are in no task
     unseen_of: tuple[Task | None, ...] = ()  # of each task, the classes of its dataset that no task learns; () = not cut by dataset
+    spare: tuple[NDArray[np.int64], ...] = ()  # of each task, rows that are neither learned nor tested on: there to be found
 
     def measured(self) -> tuple[Task, ...]:
         """All that is measured: every task, and what is unseen."""
@@ -115,7 +116,8 @@ def build_stream(
         None if one is None else cut.aside(task.index, f"{task.name}, unseen", *one) for task, one in zip(tasks, unseen_of, strict=False)
     )
     whole = cut.aside(len(tasks), "unseen", unseen, _split(items, unseen_rows)[1]) if unseen else None
-    return TaskStream(tasks, whole, tuple(cut.id_of), cut.labels, apart)
+    spare = tuple(_of_gallery(items, rows) for _, rows, _ in members)
+    return TaskStream(tasks, whole, tuple(cut.id_of), cut.labels, apart, spare)
 
 
 class _Cut:
@@ -151,7 +153,8 @@ class _Cut:
         if not len(rows):
             raise DataError(f"unseen classes {', '.join(classes[:5])}: no usable items of the test split; hold out others or none")
         self._number(classes, rows)
-        return Task(index, name, (), np.empty(0, dtype=np.int64), np.sort(rows), np.sort(rows))
+        asked = np.setdiff1d(rows, _of_gallery(self._items, rows))
+        return Task(index, name, (), np.empty(0, dtype=np.int64), asked, asked)
 
     def _number(self, classes: Sequence[str], rows: NDArray[np.int64]) -> None:
         for label in classes:
@@ -159,16 +162,18 @@ class _Cut:
         self.labels[rows] = [self.id_of[self._items[row].label] for row in rows]
 
 
-def searching_the_rest(stream: TaskStream, items: Sequence[Item], rows: NDArray[np.int64]) -> TaskStream:
-    """The same tasks, whose queries search all usable items of their classes that are not tested on: what is learned, and "gallery"."""
-    spare = np.array([row for row in rows.tolist() if items[row].split == "gallery"], dtype=np.int64)
-    number = {label: at for at, label in enumerate(stream.classes)}
+def searching_the_rest(stream: TaskStream) -> TaskStream:
+    """The same tasks, whose queries search all of their usable items that are not tested on: what is learned, and what is spare.
 
-    def asked_for_the_rest(task: Task) -> Task:
-        own = spare[np.isin(stream.labels[spare], [number[label] for label in task.classes])]
-        return replace(task, gallery=np.union1d(task.train, own))
+    What is unseen has nothing else, and stays as it is: each test item asks for the others.
+    """
+    tasks = zip(stream.tasks, stream.spare, strict=True)
+    return replace(stream, tasks=tuple(replace(task, gallery=np.union1d(task.train, spare)) for task, spare in tasks))
 
-    return replace(stream, tasks=tuple(map(asked_for_the_rest, stream.tasks)))
+
+def _of_gallery(items: Sequence[Item], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of some rows that are there to be found, no more."""
+    return np.sort(rows[np.array([items[row].split == "gallery" for row in rows], dtype=np.bool_)])
 
 
 def _split(items: Sequence[Item], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
