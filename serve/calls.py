@@ -1,6 +1,6 @@
 """Calls of a gateway to replicas of other deployments.
 
-They change nothing, so one that meets a replica that dies or hangs is made once more.
+They change nothing, so one that meets a replica that dies is made once more, and one that meets replicas that hang up to twice.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _GONE = (ActorDiedError, ActorUnavailableError)
 _REFUSED = (BackPressureError, DeploymentUnavailableError)
+_MOST_REPEATED = 2  # times that a call is made once more because nothing comes
 _MOST_SECOND_CALLS = 16  # at once, in a gateway: where everything is slow, asking twice makes it slower
 
 
@@ -31,17 +32,17 @@ class Calls:
     def __init__(self, args: ServeArgs) -> None:
         self._timeout_s = args.request_timeout_s
         self._second_after_s = args.second_call_after_s
-        self.again = 0  # calls that are under way for the second time
+        self.again = 0  # calls under way that repeat others
 
     async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
-        """A call to a callee, made once more when its replica dies or does not answer soon.
+        """A call to a callee, made again when its replica dies or does not answer soon.
 
         Raises:
             Problem: 503 when it cannot be reached, 504 when it takes too long.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._twice(call)
+                return await self._answered(call)
         except _GONE as error:
             raise Problem(503, "a part of the service is being restarted; try again shortly") from error
         except _REFUSED as error:
@@ -49,27 +50,30 @@ class Calls:
         except TimeoutError as error:
             raise Problem(504, f"a part of the service did not answer within {self._timeout_s:g} s") from error
 
-    async def _twice(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The first answer of at most two calls; Serve gives the second one to a replica that has less to do."""
-        calls, second = {asyncio.create_task(_awaited(call))}, False
+    async def _answered(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The first answer of a call and its repetitions; Serve gives each of those to a replica that has less to do.
+
+        One that hangs may look idle to Serve for a moment and be given the second call, too; hence a third.
+        """
+        calls, repeated = {asyncio.create_task(_awaited(call))}, 0
         try:
             while True:
-                wait_s = None if second else self._second_after_s
+                wait_s = self._second_after_s if repeated < _MOST_REPEATED else None
                 done, waiting = await asyncio.wait(calls, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=lambda task: task.exception() is not None):
                     error = task.exception()
-                    other_may = bool(waiting) or (isinstance(error, _GONE) and not second)
+                    other_may = bool(waiting) or (isinstance(error, _GONE) and not repeated)
                     if not (isinstance(error, (*_GONE, *_REFUSED)) and other_may):
                         return task.result()
                 calls = waiting
-                if second or (not done and self.again >= _MOST_SECOND_CALLS):
+                if (done and repeated) or repeated == _MOST_REPEATED or (not done and self.again >= _MOST_SECOND_CALLS):
                     continue
                 log.warning("a replica %s; asking another one", "went away" if done else "does not answer")
                 calls.add(asyncio.create_task(_awaited(call)))
                 self.again += 1
-                second = True
+                repeated += 1
         finally:
-            self.again -= second
+            self.again -= repeated
             for task in calls:
                 task.cancel()
 

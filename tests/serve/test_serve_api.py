@@ -265,7 +265,9 @@ def test_a_replica_that_dies_is_asked_no_more_and_one_that_refuses_does_not_spoi
     assert come((0.8, "said"), (0, full)) == ("said", 2)
     assert come((0.8, "said"), (0, died)) == ("said", 2)
     assert come((9, "late"), (0.1, "said")) == ("said", 2)
-    assert come((9, "late"), (9, "late")) == (504, 2)
+    assert come((9, "late"), (9, "late"), (0.1, "said")) == ("said", 3)  # both to one that hangs
+    assert come((9, "late"), (9, "late"), (9, "late")) == (504, 3)
+    assert come((9, "late"), (0, died), (0, "said")) == ("said", 3)
 
 
 def test_where_everything_hangs_few_calls_are_made_twice(
