@@ -27,13 +27,13 @@ def test_real_numbers_are_ranked_and_averaged_as_by_loops() -> None:
         right = [bool((LABELS[i] & LABELS[seen.text_of[j]]).any()) for j in order]
         hits = [sum(right[: n + 1]) / (n + 1) for n in range(5) if right[n]]
         precisions.append(sum(hits) / len(hits))
-    assert code_metrics(seen, LABELS)["i2t"]["real_map"] == pytest.approx(np.mean(precisions))
+    assert code_metrics(seen, LABELS, seen, LABELS)["i2t"]["real_map"] == pytest.approx(np.mean(precisions))
 
 
 def test_the_lookup_counts_what_lies_within_a_radius() -> None:
     seen = drawn()
     assert seen.text is not None
-    found = code_metrics(seen, LABELS)
+    found = code_metrics(seen, LABELS, seen, LABELS)
     assert found["bits"] == 8
     for radius in range(9):
         recalls = []
@@ -74,13 +74,14 @@ def test_a_gallery_of_its_own_is_searched_and_means_are_over_queries_however_man
 def test_codes_that_are_the_labels_find_everything_first() -> None:
     one_hot = np.array([[1, -1], [1, -1], [-1, 1]], dtype=np.float32)
     seen = SplitEmbeddings(np.arange(3), one_hot, one_hot, np.arange(3))
-    found = code_metrics(seen, one_hot > 0)
+    found = code_metrics(seen, one_hot > 0, seen, one_hot > 0)
     assert all(found[way][name] == 1 for way in ("i2t", "t2i") for name in ("hamming_map", "real_map"))
 
 
 def test_without_captions_there_is_nothing_to_measure() -> None:
     with pytest.raises(ValueError, match="no captions"):
-        code_metrics(SplitEmbeddings(np.arange(2), np.ones((2, 8), np.float32), None, np.zeros(0, np.int64)), LABELS[:2])
+        silent = SplitEmbeddings(np.arange(2), np.ones((2, 8), np.float32), None, np.zeros(0, np.int64))
+        code_metrics(silent, LABELS[:2], silent, LABELS[:2])
 
 
 def test_tags_keep_their_columns_as_more_items_come_and_a_class_stands_in_for_none() -> None:

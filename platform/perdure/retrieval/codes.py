@@ -24,28 +24,26 @@ _MOST_PAIRS = 20_000_000  # of a query and an item, at a time
 def code_metrics(
     queries: SplitEmbeddings,
     labels: NDArray[np.bool_],
-    gallery: SplitEmbeddings | None = None,
-    gallery_labels: NDArray[np.bool_] | None = None,
+    gallery: SplitEmbeddings,
+    gallery_labels: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """Hamming ranking and hash lookup of pictures by captions and of captions by pictures.
 
     Args:
         queries: of an encoder that hashes; K numbers, whose signs are the bits.
         labels: (Q, C) which labels each picture has; a caption has those of its picture. What has one in common is relevant.
-        gallery: what is searched; None = the queries among each other.
+        gallery: what is searched, by the same encoder; it may be the queries.
         gallery_labels: (N, C) of its pictures.
     Returns:
         `bits`, and for "i2t" and "t2i" the values of `CODE_DEFINITIONS`; the lookup's are lists over the radii 0 to K.
     Raises:
         ValueError: there are no captions, or no query has anything relevant.
     """
-    assert (gallery is None) == (gallery_labels is None)
-    gallery, theirs = (queries, labels) if gallery is None or gallery_labels is None else (gallery, gallery_labels)
     if queries.text is None or gallery.text is None:
         raise ValueError("codes are measured across modalities, and there are no captions")
     sides = {
-        "i2t": (queries.image, gallery.text, labels, theirs[gallery.text_of]),
-        "t2i": (queries.text, gallery.image, labels[queries.text_of], theirs),
+        "i2t": (queries.image, gallery.text, labels, gallery_labels[gallery.text_of]),
+        "t2i": (queries.text, gallery.image, labels[queries.text_of], gallery_labels),
     }
     return {"bits": queries.image.shape[1], **{name: _direction(*side) for name, side in sides.items()}}
 
