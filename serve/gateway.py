@@ -1,8 +1,8 @@
 """The Gateway deployment: the HTTP API, in front of one process (fused) or of an Encoder and S shards (sharded).
 
 A request takes its release once and names it in every call. A callee that lacks it says so, and the whole request starts again
-on a release that all have; one answer never mixes releases. Calls change nothing, so one that meets a replica that dies or hangs
-is made once more.
+on a release that all have; one answer never mixes releases. Calls that meet a replica that dies or hangs are made
+again, see `calls`.
 """
 
 import asyncio
