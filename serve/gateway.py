@@ -201,7 +201,7 @@ class ShardedBackend(FollowingBackend):
         Texts here, where this gateway holds the models; the others by the encoder.
         """
         texts = [at for at, query in enumerate(queries) if query.text is not None and all(ref in pinned.encoders for ref in encoders)]
-        others = [at for at in range(len(queries)) if at not in texts]
+        others = sorted(set(range(len(queries))) - set(texts))
         if not texts:
             return await self._by_encoder(pinned, queries, encoders)
         calls = [self._texts(pinned, [str(queries[at].text) for at in texts], encoders)]

@@ -26,7 +26,7 @@ from perdure.index.segment import Segment
 from perdure.records import EncoderRef, QueryModality, Release
 from perdure.registry.registry import Registry
 
-__all__ = ["FOLDS", "Calibration", "Known", "fit_calibration", "fold_of", "held_back", "load_calibration"]
+__all__ = ["FOLDS", "Calibration", "Known", "fit_calibration", "fold_of", "held_back", "load_calibration", "spaced"]
 
 FOLDS = 5
 _CURVE_QUERIES = 1_000  # of a space, at most
@@ -158,10 +158,15 @@ def load_calibration(registry: Registry, release: Release) -> Calibration | None
     return None if release.calibration is None else Calibration.from_bytes(registry.calibration(release.calibration))
 
 
+def spaced(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of some rows, evenly spaced."""
+    return rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), min(len(rows), most)).astype(np.int64))]
+
+
 def _sample(ids: Sequence[str], most: int, use: Callable[[str], bool]) -> NDArray[np.int64]:
     """Rows of at most so many items that may be used, evenly spaced."""
     rows = np.array([row for row, item_id in enumerate(ids) if use(item_id)], dtype=np.int64)
-    return rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), min(len(rows), most)).astype(np.int64))]
+    return spaced(rows, most)
 
 
 def _stored(segment: Segment, use: Callable[[str], bool]) -> Known:
@@ -177,7 +182,7 @@ def _view(maker: EncoderRef, known: Sequence[Known], use: Callable[[str], bool])
     modality = known[0].modality
     first = {item_id: row for row, item_id in reversed(list(enumerate(ids)))}.values() if modality == "image" else range(len(ids))
     rows = np.array(sorted(row for row in first if use(ids[row])), dtype=np.int64)
-    rows = rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), min(len(rows), _VIEW_ROWS)).astype(np.int64))]
+    rows = spaced(rows, _VIEW_ROWS)
     if len(rows) == 0:
         return None
     labels = [label for each in known for label in each.labels]

@@ -24,7 +24,7 @@ from perdure.pipeline import Prepared
 from perdure.records import EncoderRef, QueryModality, Release, Task
 from perdure.registry.registry import Registry
 from perdure.retrieval.bridge import QueryBridge, orthogonal_map
-from perdure.retrieval.calibration import FOLDS, Calibration, Known, fit_calibration, fold_of
+from perdure.retrieval.calibration import FOLDS, Calibration, Known, fit_calibration, fold_of, spaced
 from perdure.retrieval.classification import ClassMeans, class_means, classification_metrics
 from perdure.retrieval.codes import code_metrics
 from perdure.retrieval.compensation import QUERY_DRIFT, QueryDrift, load_drifts, mean_drift
@@ -72,7 +72,7 @@ class StreamMeasures:
 
     def embed(self, encoder: Encoder, ref: EncoderRef, digest: bytes, brought_by: Task | None = None) -> SplitEmbeddings:
         """Embed the rows of `embeddings` and keep the result in the run's folder under the digest of the weights."""
-        rows = self.test_rows() if brought_by is None else _spaced(np.setdiff1d(brought_by.train, brought_by.gallery), _lacking(brought_by))
+        rows = self.test_rows() if brought_by is None else spaced(np.setdiff1d(brought_by.train, brought_by.gallery), _lacking(brought_by))
         embeddings = embed_split(encoder, self.prepared.pixels, self.prepared.dataset.items, rows, self.embed_by)
         cached = self._kept(ref, brought_by)
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ class StreamMeasures:
         parent = pipeline.parent_of(self.config, task.index)
         if parent is None:
             return None
-        own = _spaced(np.intersect1d(rows, task.train), _DRIFT_ROWS)
+        own = spaced(np.intersect1d(rows, task.train), _DRIFT_ROWS)
         if len(own) == 0:  # nothing was learned, so nothing moved
             zero = np.zeros(encoder.embedding_dim, np.float32)
             same = np.eye(encoder.embedding_dim, dtype=np.float32)
@@ -343,11 +343,6 @@ class StreamMeasures:
             rows = [task_metrics(embeddings, task, stream.labels) for task in stream.tasks]
             write_whole(path, json.dumps({name: row for name, row in _by_name(rows).items() if name not in COUNTS}))
         return json.loads(path.read_text())
-
-
-def _spaced(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many of some rows, evenly spaced."""
-    return rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), min(len(rows), most)).astype(np.int64))]
 
 
 def _lacking(task: Task) -> int:

@@ -24,9 +24,8 @@ class TaskStream:
     """Tasks in the order in which they are learned.
 
     Query and gallery of a task are both the test rows of its classes: retrieval is leave-one-out inside them. Where these are so few that
-    no query has anything to find, neither another item of its class nor a caption, its training rows are in the gallery, too; under
-    `searching_the_rest` all rows of its classes are that are not tested on, and no test rows. Classes
-    that no task learns are measured apart: those of the stream as a whole, or, where each task is a dataset, those of each dataset.
+    no query has anything to find, neither another item of its class nor a caption, its training rows are in the gallery, too. Under
+    `searching_the_rest` the gallery is all rows of the task that are not tested on. Classes that no task learns are measured apart: those of the stream as a whole, or, where each task is a dataset, those of each dataset.
     """
 
     tasks: tuple[Task, ...]
@@ -150,10 +149,10 @@ class _Cut:
 
     def aside(self, index: int, name: str, classes: Sequence[str], rows: NDArray[np.int64]) -> Task:
         """What measures classes that no task learns."""
-        if not len(rows):
+        asked = np.setdiff1d(rows, _of_gallery(self._items, rows))
+        if not len(asked):
             raise DataError(f"unseen classes {', '.join(classes[:5])}: no usable items of the test split; hold out others or none")
         self._number(classes, rows)
-        asked = np.setdiff1d(rows, _of_gallery(self._items, rows))
         return Task(index, name, (), np.empty(0, dtype=np.int64), asked, asked)
 
     def _number(self, classes: Sequence[str], rows: NDArray[np.int64]) -> None:
