@@ -25,7 +25,8 @@ class TaskStream:
 
     Query and gallery of a task are both the test rows of its classes: retrieval is leave-one-out inside them. Where these are so few that
     no query has anything to find, neither another item of its class nor a caption, its training rows are in the gallery, too. Under
-    `searching_the_rest` the gallery is all rows of the task that are not tested on. Classes that no task learns are measured apart: those of the stream as a whole, or, where each task is a dataset, those of each dataset.
+    `searching_the_rest` the gallery is all rows of the task that are not tested on. Classes that no task learns are measured apart: those
+    of the stream as a whole, or, where each task is a dataset, those of each dataset.
     """
 
     tasks: tuple[Task, ...]
