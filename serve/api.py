@@ -1,7 +1,7 @@
 """The HTTP API over a backend, as a FastAPI app; nothing here knows Ray, so it is tested by calling it in-process."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -163,7 +163,8 @@ def _search(app: FastAPI, backend: Backend) -> None:
     body = {"application/json": {"schema": _schema(SearchRequest)}, "multipart/form-data": {"schema": form}}
     batch = {"application/json": {"schema": _schema(BatchRequest)}}
 
-    async def answered(request: Request, response: Response, started: float, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
+    async def answered(request: Request, started: float, queries: Sequence[SearchQuery]) -> tuple[list[SearchResponse], dict[str, str]]:
+        """The answers, and the headers that go with them."""
         candidate = backend.candidate()
         way = route(request.headers, request_id(request.scope), candidate)
         answers = await backend.search([replace(query, route=way) for query in queries])
@@ -174,37 +175,41 @@ def _search(app: FastAPI, backend: Backend) -> None:
         if way.shadow and candidate is not None and queries[0].release is None:
             backend.shadows.compare(queries, answers, elapsed_ms, candidate.release)
         of_candidate = candidate is not None and first.release == candidate.release and way.channel == CANDIDATE
-        response.headers["Perdure-Release"] = first.release
-        response.headers["Perdure-Channel"] = CANDIDATE if of_candidate else LIVE
-        told_of(request.scope, answers, backend.encoder_of(first.release), response.headers["Perdure-Channel"])
-        return answers
+        channel = CANDIDATE if of_candidate else LIVE
+        told_of(request.scope, answers, backend.encoder_of(first.release), channel)
+        return answers, {"Perdure-Release": first.release, "Perdure-Channel": channel}
 
     @app.post(
         "/v1/search",
         tags=["search"],
         response_model=SearchResponse,
-        response_model_exclude_none=True,
         openapi_extra={"requestBody": {"required": True, "content": body}},
     )
-    async def search(request: Request, response: Response) -> SearchResponse:
+    async def search(request: Request) -> Response:
         """Search by words, by a picture, by both, or by an item: JSON, or multipart with the picture as the file `image`.
 
         Further pages: the same request with the `next` of the answer as `cursor`; all pages come from the release of the first.
         """
         started = time.perf_counter()
-        return (await answered(request, response, started, [await read_query(request)]))[0]
+        (answer,), headers = await answered(request, started, [await read_query(request)])
+        return _written(answer, headers)
 
     @app.post(
         "/v1/search/batch",
         tags=["search"],
         response_model=BatchResponse,
-        response_model_exclude_none=True,
         openapi_extra={"requestBody": {"required": True, "content": batch}},
     )
-    async def search_batch(request: Request, response: Response) -> BatchResponse:
+    async def search_batch(request: Request) -> Response:
         """Several searches at once, all answered from one release, in their order; one that cannot be answered fails the whole batch."""
         started = time.perf_counter()
-        return BatchResponse(results=await answered(request, response, started, await read_batch(request)))
+        answers, headers = await answered(request, started, await read_batch(request))
+        return _written(BatchResponse(results=answers), headers)
+
+
+def _written(answer: BaseModel, headers: Mapping[str, str]) -> Response:
+    """An answer as JSON. FastAPI, given the model, would check what we have just made once more before it writes the same."""
+    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:

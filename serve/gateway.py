@@ -44,6 +44,7 @@ __all__ = ["Gateway", "ShardedBackend"]
 log = logging.getLogger(__name__)
 
 _HOLD_TIMEOUT_S = 10.0
+_FEW = 400  # hits to merge: quicker done than handed to a thread
 
 _Place = tuple[int, int, str]  # the number of a segment in its release, a row of it, and the id of the item there
 
@@ -58,7 +59,11 @@ class Gateway:
         logging.getLogger("serve").setLevel(logging.INFO)
         self._args = ServeArgs.model_validate(args)
         sinks = ray_sinks()
-        self._backend = FusedBackend(self._args, *sinks) if encoder is None else ShardedBackend(self._args, encoder, shards, *sinks)
+        if encoder is None:
+            self._backend = FusedBackend(self._args, *sinks)
+        else:
+            encoder, *shards = (handle.options(_by_reference=False) for handle in (encoder, *shards))  # by gRPC, see decision 22
+            self._backend = ShardedBackend(self._args, encoder, shards, *sinks)
         await asyncio.to_thread(self._backend.start)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -330,7 +335,9 @@ class _Fan:
             answers = await self._fan_out(queries, step)
             clock.took("search", max((ms for _, ms in answers), default=0.0))
             asking = [self._searches[place].query for place in step.places]
-            found = await self._backend.run(_merge, self._pinned, [parts for parts, _ in answers], queries, step.depth, asking)
+            given = self._pinned, [parts for parts, _ in answers], queries, step.depth, asking
+            few = step.depth * len(answers) * len(asking) <= _FEW
+            found = _merge(*given) if few else await self._backend.run(_merge, *given)
             for place, hits in zip(step.places, found, strict=True):
                 lists[place] = hits[: self._searches[place].wanted]
             clock.took("merge")

@@ -1,6 +1,11 @@
-"""Metrics of a replica by way of Ray, which shows those of all replicas of a node at the node's metrics port."""
+"""Metrics of a replica by way of Ray, which shows those of all replicas of a node at the node's metrics port.
 
-from collections.abc import Mapping
+Ray takes a tenth of a millisecond for a value, and a search has a dozen. So a thread of its own gives them to Ray, a moment later.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
@@ -9,6 +14,9 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from serve.metrics import METRICS
 
 __all__ = ["RaySink", "ray_sinks"]
+
+_EVERY_S = 0.25  # that values are given to Ray
+_MOST_WAITING = 100_000  # values; beyond them the oldest are lost
 
 
 def ray_sinks() -> "list[RaySink]":
@@ -27,29 +35,46 @@ class RaySink:
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
+        self._waiting: deque[tuple[Callable[[str, float, Mapping[str, str]], None], str, float, Mapping[str, str]]] = deque(
+            maxlen=_MOST_WAITING
+        )
+        threading.Thread(target=self._run, name="metrics", daemon=True).start()
 
     def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """See `Sink`."""
         if value > 0:  # Ray refuses 0
-            if name not in self._counters:
-                self._counters[name] = Counter(name.removesuffix("_total"), METRICS[name].help, self._keys(name))
-            self._counters[name].inc(value, self._tags(labels))
+            self._waiting.append((self._add, name, value, labels))
 
     def observe(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """See `Sink`."""
-        if name not in self._histograms:
-            metric = METRICS[name]
-            self._histograms[name] = Histogram(name, metric.help, list(metric.buckets), self._keys(name))
-        self._histograms[name].observe(value, self._tags(labels))
+        self._waiting.append((self._observe, name, value, labels))
 
     def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """See `Sink`."""
+        self._waiting.append((self._set, name, value, labels))
+
+    def _run(self) -> None:
+        never = threading.Event()
+        while not never.wait(_EVERY_S):
+            while self._waiting:
+                give, name, value, labels = self._waiting.popleft()
+                give(name, value, {**labels, "replica": self._replica})
+
+    def _add(self, name: str, value: float, tags: dict[str, str]) -> None:
+        if name not in self._counters:
+            self._counters[name] = Counter(name.removesuffix("_total"), METRICS[name].help, self._keys(name))
+        self._counters[name].inc(value, tags)
+
+    def _observe(self, name: str, value: float, tags: dict[str, str]) -> None:
+        if name not in self._histograms:
+            metric = METRICS[name]
+            self._histograms[name] = Histogram(name, metric.help, list(metric.buckets), self._keys(name))
+        self._histograms[name].observe(value, tags)
+
+    def _set(self, name: str, value: float, tags: dict[str, str]) -> None:
         if name not in self._gauges:
             self._gauges[name] = Gauge(name, METRICS[name].help, self._keys(name))
-        self._gauges[name].set(value, self._tags(labels))
+        self._gauges[name].set(value, tags)
 
     def _keys(self, name: str) -> tuple[str, ...]:
         return (*METRICS[name].labels, "replica")
-
-    def _tags(self, labels: Mapping[str, str]) -> dict[str, str]:
-        return {**labels, "replica": self._replica}

@@ -27,6 +27,7 @@ _NEWER = {
     "payload": [],
     "gallery": "test",
     "others": False,
+    "teacher": {"adapts": False, "mirrored": False},
 }
 
 
@@ -39,7 +40,7 @@ def fingerprint(config: RunConfig) -> str:
         plain["train"].pop(free)
     stream = plain["stream"]
     inner = ((stream, "kind"), (stream, "dataset"), (plain["strategy"], "ranking"))  # before what holds them
-    for holder, key in (*inner, (plain, "train"), (plain, "stream"), (plain, "encoder")):
+    for holder, key in (*inner, (plain, "train"), (plain, "stream"), (plain, "encoder"), (plain, "strategy")):
         if holder.get(key):
             holder[key] = _as_before(holder[key])
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

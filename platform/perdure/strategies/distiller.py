@@ -13,7 +13,7 @@ from perdure.losses import share_factor
 from perdure.records import Batch, Embedded
 from perdure.strategies.ranking import DEFAULT_RANKING, Ranking
 from perdure.strategies.strategy import Strategy, TaskContext
-from perdure.strategies.teacher import FrozenTeacher
+from perdure.strategies.teacher import DEFAULT_TEACHING, FrozenTeacher, Teaching
 
 __all__ = ["DEFAULT_SHARE", "Distiller", "Share"]
 
@@ -31,8 +31,16 @@ class Distiller(Strategy):
     docs/decisions/0011-class-ratio.md). max_share=None with class_ratio=False is a method as its own paper has it.
     """
 
-    def __init__(self, *, max_share: float | None = DEFAULT_SHARE, class_ratio: bool = True, ranking: Ranking = DEFAULT_RANKING) -> None:
+    def __init__(
+        self,
+        *,
+        max_share: float | None = DEFAULT_SHARE,
+        class_ratio: bool = True,
+        teacher: Teaching = DEFAULT_TEACHING,
+        ranking: Ranking = DEFAULT_RANKING,
+    ) -> None:
         super().__init__(ranking=ranking)
+        self._teaching = teacher
         self._max_share = max_share
         self._class_ratio = class_ratio
         self._ratio = 1.0
@@ -41,7 +49,7 @@ class Distiller(Strategy):
     def begin_task(self, encoder: Encoder, task: TaskContext) -> None:
         """Freeze the parent."""
         super().begin_task(encoder, task)
-        self._teacher = FrozenTeacher(encoder) if task.index > 0 else None
+        self._teacher = FrozenTeacher(encoder, self._teaching) if task.index > 0 else None
         if self._teacher is not None and self._class_ratio:
             self._ratio = math.sqrt(self._teacher.num_classes / len(task.class_ids))
 

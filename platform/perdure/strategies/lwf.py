@@ -12,7 +12,7 @@ from perdure.losses import softened_cross_entropy
 from perdure.records import Embedded
 from perdure.strategies.distiller import Distiller, Share
 from perdure.strategies.ranking import DEFAULT_RANKING, PositiveFloat, Ranking, Weight
-from perdure.strategies.teacher import FrozenTeacher, taught_pairs
+from perdure.strategies.teacher import DEFAULT_TEACHING, FrozenTeacher, Teaching, taught_pairs
 
 __all__ = ["LearningWithoutForgetting", "old_logits", "require_classifier"]
 
@@ -24,7 +24,7 @@ class LearningWithoutForgetting(Distiller):
 
     Raises:
         ConfigError: ranking.cross_entropy is 0, so that nothing trains the classifier whose answers are held.
-    Deviations: the thesis distils pictures only, and its weight is 1; bound and class ratio of `Distiller`.
+    Deviations: the thesis distils pictures only, and its weight is 1; bound and class ratio of `Distiller`; `teacher`, see `Teaching`.
     """
 
     name = "lwf"
@@ -36,9 +36,10 @@ class LearningWithoutForgetting(Distiller):
         temperature: PositiveFloat = 2.0,
         max_share: Share | None = 0.5,
         class_ratio: bool = True,
+        teacher: Teaching = DEFAULT_TEACHING,
         ranking: Ranking = DEFAULT_RANKING,
     ) -> None:
-        super().__init__(max_share=max_share, class_ratio=class_ratio, ranking=ranking)
+        super().__init__(max_share=max_share, class_ratio=class_ratio, teacher=teacher, ranking=ranking)
         self._weight = weight
         self._temperature = temperature
         if weight > 0:

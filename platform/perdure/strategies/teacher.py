@@ -3,25 +3,52 @@
 import copy
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from perdure.encoders.encoder import Encoder
 from perdure.records import Batch, Embedded
 
-__all__ = ["FrozenTeacher", "taught_pairs"]
+__all__ = ["DEFAULT_TEACHING", "FrozenTeacher", "Teaching", "taught_pairs"]
+
+
+class Teaching(BaseModel):
+    """How a teacher looks at the new task's items."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    adapts: bool = Field(
+        default=False,
+        description="its BatchNorm layers normalise by the batch, as the student's do, and not by what the old tasks left: Szatkowski et "
+        "al., Adapt Your Teacher, WACV 2024 (who also let the statistics follow, which nothing reads). Without BatchNorm, nothing",
+    )
+    mirrored: bool = Field(
+        default=False,
+        description="what it says of a picture is the mean over it and its mirror image; its forward pass costs twice as much",
+    )
+
+
+DEFAULT_TEACHING = Teaching()
 
 
 class FrozenTeacher:
-    """A copy of an encoder without gradient, always in eval mode.
+    """A copy of an encoder without gradient, in eval mode but for what `Teaching` says.
 
     Not an nn.Module on purpose: no student, strategy or wrapper can register it, so `train()`, `parameters()`, `state_dict()` and
     an optimiser never reach it.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, teaching: Teaching = DEFAULT_TEACHING) -> None:
         self._encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
+        self._teaching = teaching
         for parameter in self._encoder.parameters():
             parameter.grad = None
+        if teaching.adapts:
+            for layer in self._encoder.modules():
+                if isinstance(layer, _BatchNorm):
+                    layer.train()
+                    layer.momentum = 0.0  # what the old tasks left stays as it is
         self._placed: tuple[torch.device, bool] | None = None
 
     @property
@@ -42,6 +69,9 @@ class FrozenTeacher:
         """
         self._follow(batch)
         image, text = self._encoder(*batch.inputs)
+        if self._teaching.mirrored and batch.images is not None:
+            _, *others = batch.inputs
+            image = (image + self._encoder(batch.images.flip(-1), *others)[0]) / 2
         seen = {"teacher_image": image} if text is None else {"teacher_image": image, "teacher_text": text}
         if batch.synthetic is not None:
             seen["teacher_synthetic"] = self._encoder(batch.synthetic)[0]
