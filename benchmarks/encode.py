@@ -63,8 +63,8 @@ def main() -> None:
     config = parse({"workers": workers.model_dump()})
     with ray_cluster(config), ThreadPoolExecutor(given.threads) as pool, RayEmbedder(workers, SilentProgress()) as spread:
         started = time.perf_counter()
-        for _ in range(2):  # warm, and both workers there
-            apart = [np.abs(a - b).max() for a, b in zip(spread(encoder, stored), bare(encoder, stored, pool), strict=True)]
+        list(spread(encoder, stored))  # warm, and both workers there
+        apart = [np.abs(a - b).max() for a, b in zip(spread(encoder, stored), bare(encoder, stored, pool), strict=True)]
         startup = time.perf_counter() - started
         for turn in range(given.rounds):
             for kind, batches in galleries.items():

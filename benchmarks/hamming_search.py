@@ -39,7 +39,7 @@ def gallery(items: int, queries: int) -> tuple[Rows, Rows]:
 def to_bits(vectors: Rows, mean: Rows) -> Rows:
     """(n, 128) -> (n, 64), whose signs are the codes."""
     directions = np.random.default_rng(1).standard_normal((DIM, BITS)).astype(np.float32)
-    return (vectors - mean) @ directions
+    return np.matmul(vectors - mean, directions, dtype=np.float32)
 
 
 def seconds(search: Callable[[], object]) -> float:

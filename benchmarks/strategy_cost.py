@@ -57,7 +57,11 @@ PASSES = {  # one frozen teacher: one forward pass more
 }
 ONE_TEACHER = Passes(forward=1)
 # Left out: one that needs another encoder than the others are measured with, and those with an objective of their own for captions.
-NAMES = sorted(name for name, strategy in STRATEGIES.items() if name != "meta_sequential" and not strategy.own_objective)
+NAMES = sorted(
+    name
+    for name, strategy in STRATEGIES.items()
+    if name != "meta_sequential" and not strategy.own_objective  # pyright: ignore[reportFunctionMemberAccess] all are classes
+)
 
 
 def encoder(num_classes: int = CLASSES) -> Encoder:

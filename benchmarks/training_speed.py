@@ -38,7 +38,7 @@ def encoder() -> Encoder:
 
 def plain(images: torch.Tensor, labels: torch.Tensor, steps: int) -> float:
     """The plain loop; images per second."""
-    model = encoder().to(memory_format=torch.contiguous_format).train()
+    model = encoder().to(memory_format=torch.contiguous_format).train()  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loader = DataLoader(TensorDataset(images, labels), batch_size=BATCH, shuffle=True, drop_last=True)
     done, started = 0, 0.0

@@ -49,7 +49,7 @@ _FEW = 400  # hits to merge: quicker done than handed to a thread
 _Place = tuple[int, int, str]  # the number of a segment in its release, a row of it, and the id of the item there
 
 
-@serve.ingress()
+@serve.ingress()  # pyright: ignore[reportUntypedClassDecorator]
 class Gateway:
     """One replica of the API."""
 

@@ -3,6 +3,7 @@
 Ray takes a tenth of a millisecond for a value, and a search has a dozen. So a thread of its own gives them to Ray, a moment later.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,8 +16,12 @@ from serve.metrics import METRICS
 
 __all__ = ["RaySink", "ray_sinks"]
 
+log = logging.getLogger(__name__)
+
 _EVERY_S = 0.25  # that values are given to Ray
 _MOST_WAITING = 100_000  # values; beyond them the oldest are lost
+
+_Given = tuple[Callable[[str, float, dict[str, str]], None], str, float, Mapping[str, str]]  # to what, of which metric, the value, labels
 
 
 def ray_sinks() -> "list[RaySink]":
@@ -35,9 +40,7 @@ class RaySink:
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
-        self._waiting: deque[tuple[Callable[[str, float, Mapping[str, str]], None], str, float, Mapping[str, str]]] = deque(
-            maxlen=_MOST_WAITING
-        )
+        self._waiting: deque[_Given] = deque(maxlen=_MOST_WAITING)
         threading.Thread(target=self._run, name="metrics", daemon=True).start()
 
     def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
@@ -58,7 +61,10 @@ class RaySink:
         while not never.wait(_EVERY_S):
             while self._waiting:
                 give, name, value, labels = self._waiting.popleft()
-                give(name, value, {**labels, "replica": self._replica})
+                try:
+                    give(name, value, {**labels, "replica": self._replica})
+                except Exception:  # a value is lost, those after it are not
+                    log.warning("Ray does not take a value of %s", name, exc_info=True)
 
     def _add(self, name: str, value: float, tags: dict[str, str]) -> None:
         if name not in self._counters:

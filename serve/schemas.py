@@ -205,7 +205,9 @@ class SegmentExplained(BaseModel):
     segment: str
     made_by: str = Field(description="the encoder of its vectors")
     queried_by: str = Field(description="the encoder of the query that was put to it")
-    compensated: bool = Field(description="whether the drift between these two was taken off the query")
+    compensated: bool | Literal["bridge"] = Field(
+        description="true: the drift between these two was taken off the query; bridge: it was turned back by a map between them"
+    )
     kind: str = Field(description="of its partitions: flat, hnsw, binary or ivfpq")
     exact: bool = Field(description="whether all that passes was compared: flat and binary always, others under a filter or `exact`")
     items: int

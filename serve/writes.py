@@ -28,6 +28,8 @@ __all__ = ["DeleteRequest", "Desk", "ItemIn", "ItemWritten", "UpsertRequest", "W
 
 T = TypeVar("T")
 
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+
 MAX_ITEMS = 256  # of a request
 MAX_IDS = 10_000
 _TOGETHER = 64  # requests that become one edit
@@ -177,10 +179,9 @@ class Desk:
 
 def add_routes(app: FastAPI, write: Callable[[WriteAsked], Any], caller: Callable[[Request], str]) -> None:
     """`POST /v1/items`, `DELETE /v1/items` and `DELETE /v1/items/{id}`."""
-    key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
     @app.post("/v1/items", tags=["items"], response_model=WriteOut, response_model_exclude_none=True)
-    async def upsert(request: Request, body: UpsertRequest, idempotency_key: key = None) -> WriteOut:
+    async def upsert(request: Request, body: UpsertRequest, idempotency_key: Key = None) -> WriteOut:
         """Bring items, each in place of the one of its id. Durable when it is answered, and found by every replica within a poll.
 
         The same request again leaves the same items. With an `Idempotency-Key` it is recognised, and answered as before, also when
@@ -189,12 +190,12 @@ def add_routes(app: FastAPI, write: Callable[[WriteAsked], Any], caller: Callabl
         return await write(WriteAsked(items=body.items, by=caller(request), key=idempotency_key))
 
     @app.delete("/v1/items", tags=["items"], response_model=WriteOut, response_model_exclude_none=True)
-    async def delete_some(request: Request, body: DeleteRequest, idempotency_key: key = None) -> WriteOut:
+    async def delete_some(request: Request, body: DeleteRequest, idempotency_key: Key = None) -> WriteOut:
         """Take items away; an id that nobody has is as good as taken away."""
         return await write(WriteAsked(ids=body.ids, by=caller(request), key=idempotency_key))
 
     @app.delete("/v1/items/{item_id:path}", tags=["items"], response_model=WriteOut, response_model_exclude_none=True)
-    async def delete(request: Request, item_id: str, idempotency_key: key = None) -> WriteOut:
+    async def delete(request: Request, item_id: str, idempotency_key: Key = None) -> WriteOut:
         """Take one item away."""
         return await write(WriteAsked(ids=[item_id], by=caller(request), key=idempotency_key))
 

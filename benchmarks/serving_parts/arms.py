@@ -6,7 +6,7 @@ import multiprocessing
 import multiprocessing.process
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,7 @@ class Arm:
 
 
 @contextlib.contextmanager
-def running(folder: Path, names: Sequence[str]) -> Iterator[list[Arm]]:
+def running(folder: Path, names: Sequence[str]) -> Generator[list[Arm]]:
     """Some arms, in that order, until the block ends; one of the last three is among them."""
     from ray import serve
 

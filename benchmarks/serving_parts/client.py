@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -90,7 +90,7 @@ async def carry_out(load: Load) -> Told:
 
 
 @contextlib.contextmanager
-def client_process() -> Iterator[Callable[[Load], Told]]:
+def client_process() -> Generator[Callable[[Load], Told]]:
     """A client that carries out loads, until the block ends."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()

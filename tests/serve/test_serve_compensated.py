@@ -1,7 +1,8 @@
-"""A release that compensates for query drift is served, by either topology, as the plain retriever answers from it."""
+"""A release that takes queries back to older encoders is served, by either topology, as the plain retriever answers from it."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import numpy as np
@@ -13,6 +14,7 @@ from test_serve_api import make_sharded, quick
 from perdure.encoders import save_encoder
 from perdure.index import build_segment
 from perdure.records import EncoderRef, Release, SegmentUse
+from perdure.retrieval.bridge import QUERY_BRIDGE, QueryBridge
 from perdure.retrieval.compensation import QUERY_DRIFT, QueryDrift
 from perdure.retrieval.retriever import Query, Retriever, encode
 from serve.api import make_app
@@ -22,11 +24,13 @@ OLD, NEW = EncoderRef("demo", 1), EncoderRef("demo", 3)
 
 
 def publish_keep(gallery: Gallery, scratch: Path) -> None:
-    """A third encoder, the items of the second task by it, and two releases under `keep`: demo@v3 compensates, demo@v4 does not."""
+    """A third encoder, the items of the second task by it, and releases under `keep`: v3 compensates, v4 does not, v5 has a bridge."""
     registry, encoder = gallery.registry(), make_encoder(3, [item.captions[0] for item in gallery.items])
     save_encoder(encoder, scratch / "encoder")
     drawn = (0.4 * np.random.default_rng(0).standard_normal((2, encoder.embedding_dim))).astype(np.float32)
     QueryDrift(drawn[0], drawn[1]).save(scratch / "encoder" / QUERY_DRIFT)
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((encoder.embedding_dim, encoder.embedding_dim)))[0].astype(np.float32)
+    QueryBridge(turn, turn.T).save(scratch / "encoder" / QUERY_BRIDGE)
     registry.publish_encoder("demo", 3, {path.name: path for path in (scratch / "encoder").iterdir()}, parent=OLD)
     rows = range(15, 30)
     files = build_segment(
@@ -39,7 +43,8 @@ def publish_keep(gallery: Gallery, scratch: Path) -> None:
     )
     segment = registry.publish_segment("demo", 3, files, made_by=NEW)
     first = registry.release("demo@v1").segments[0]
-    for version, compensated in ((3, True), (4, False)):
+    hops: list[tuple[int, bool | Literal["bridge"]]] = [(3, True), (4, False), (5, "bridge")]
+    for version, compensated in hops:
         uses = (SegmentUse(first.segment, OLD, NEW, compensated), SegmentUse(segment, NEW, NEW))
         registry.publish_release(Release(f"demo@v{version}", "demo", 1, "keep", "standardised", NEW, uses))
 
@@ -56,9 +61,12 @@ def server(request: pytest.FixtureRequest, gallery: Gallery, tmp_path: Path) -> 
     backend.stop()
 
 
-def test_what_is_served_is_what_the_plain_retriever_finds(server: Server) -> None:
-    assert server.state()["serving"] == "demo@v3"
-    retriever = Retriever.load(server.gallery.registry(), "demo@v3")
+@pytest.mark.parametrize(("release", "by"), [("demo@v3", True), ("demo@v5", "bridge")])
+def test_what_is_served_is_what_the_plain_retriever_finds(server: Server, release: str, by: bool | str) -> None:
+    if release != server.state()["serving"]:
+        server.client.post(f"/v1/releases/{release}/promote").raise_for_status()
+        server.wait(f"{release} serving", lambda state: state["serving"] == release)
+    retriever = Retriever.load(server.gallery.registry(), release)
     plain = Retriever.load(server.gallery.registry(), "demo@v4")
     changed = 0
     for row in (0, 7, 16, 29):
@@ -72,3 +80,5 @@ def test_what_is_served_is_what_the_plain_retriever_finds(server: Server) -> Non
             np.testing.assert_allclose([hit["score"] for hit in answer.json()["hits"]], [hit.score for hit in expected], atol=1e-4)
             changed += [hit.id for hit in expected] != [hit.id for hit in plain.search(query, 8).hits]
     assert changed >= 8, "with drifts as large as these, compensation has to be seen in the answers"
+    explained = server.search(text=server.gallery.items[0].captions[0], explain=True).json()["explain"]["segments"]
+    assert [segment["compensated"] for segment in explained] == [by, False]
