@@ -44,7 +44,7 @@ __all__ = ["Gateway", "ShardedBackend"]
 log = logging.getLogger(__name__)
 
 _HOLD_TIMEOUT_S = 10.0
-_FEW = 400  # hits to merge: quicker done than handed to a thread
+_FEW = 400  # hits to merge, under 2 ms: a thread adds 0.2 to 0.4, on an idle machine
 
 _Place = tuple[int, int, str]  # the number of a segment in its release, a row of it, and the id of the item there
 

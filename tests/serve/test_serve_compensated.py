@@ -63,7 +63,8 @@ def server(request: pytest.FixtureRequest, gallery: Gallery, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("release", "by"), [("demo@v3", True), ("demo@v5", "bridge")])
 def test_what_is_served_is_what_the_plain_retriever_finds(server: Server, release: str, by: bool | str) -> None:
-    if release != server.state()["serving"]:
+    assert server.state()["serving"] == "demo@v3"
+    if release != "demo@v3":
         server.client.post(f"/v1/releases/{release}/promote").raise_for_status()
         server.wait(f"{release} serving", lambda state: state["serving"] == release)
     retriever = Retriever.load(server.gallery.registry(), release)
