@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.staticfiles import StaticFiles
 
 import perdure
+from serve.ahead import Ahead
 from serve.channels import CANDIDATE, LIVE, Place, route
 from serve.keys import Guard, Keys
 from serve.limits import Limited
@@ -128,6 +129,7 @@ def make_app(backend: Backend, args: ServeArgs) -> FastAPI:
         app.add_middleware(Limited, per_s=args.rate_per_s, burst=args.burst)
     app.add_middleware(Guard, keys=keys, host=args.host, max_body_bytes=args.max_body_bytes)
     app.add_middleware(Observed, metrics=backend.metrics)  # around the one before
+    app.add_middleware(Ahead)
     _health(app, backend)
     _search(app, backend)
     _items(app, backend)

@@ -4,8 +4,8 @@ import asyncio
 import contextvars
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,39 +48,50 @@ class Batcher(Generic[Q, A]):
         self._key = key
         self._patience_s = patience_s
         self._waiting: dict[Hashable, deque[tuple[Q, asyncio.Future[A]]]] = {}  # of the keys that somebody works for
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[None]] = set()
 
     async def __call__(self, asked: Q) -> A:
         """The answer to one of many."""
-        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         key = self._key(asked)
+        if key not in self._waiting and self._patience_s is not None:
+            return await self._alone(key, asked)
+        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         if key in self._waiting:
             self._waiting[key].append((asked, answer))
         else:
             self._waiting[key] = deque([(asked, answer)])
-            self._begin(self._work_off(key))
+            self._next(key)
         return await answer
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    async def _alone(self, key: Hashable, asked: Q) -> A:
+        """What nobody asks beside: begun at once, before anything else that the loop has to do, and given up with its caller."""
+        self._waiting[key] = deque()
+        turn = _Turn(lambda: self._next(key), self._patience_s)
+        try:
+            (answer,) = await self._work([asked])
+        finally:
+            turn.over()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _next(self, key: Hashable) -> None:
+        """Make a call of those who wait, if any do."""
+        waiting, batch = self._waiting[key], list[tuple[Q, asyncio.Future[A]]]()
+        while waiting and len(batch) < self._max_batch:
+            asked, answer = waiting.popleft()
+            if not answer.done():  # else its caller has given up
+                batch.append((asked, answer))
+        if not batch:
+            del self._waiting[key]
+            return
         # In a context of its own: with that of the request that happened to begin it, Serve would cancel the calls that are made here,
         # for everybody, when that one caller gives up.
-        task = asyncio.create_task(work, context=contextvars.Context())
-        self._tasks.add(task)  # the loop itself would let it go
-        task.add_done_callback(self._tasks.discard)
-        return task
+        call = asyncio.create_task(self._together(batch, _Turn(lambda: self._next(key), self._patience_s)), context=contextvars.Context())
+        self._calls.add(call)  # the loop itself would let it go
+        call.add_done_callback(self._calls.discard)
 
-    async def _work_off(self, key: Hashable) -> None:
-        waiting = self._waiting[key]
-        try:
-            while waiting:
-                batch = [waiting.popleft() for _ in range(min(self._max_batch, len(waiting)))]
-                batch = [(asked, answer) for asked, answer in batch if not answer.done()]  # the others' callers have given up
-                if batch:
-                    await asyncio.wait([self._begin(self._answer(batch))], timeout=self._patience_s)
-        finally:
-            del self._waiting[key]
-
-    async def _answer(self, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
+    async def _together(self, batch: list[tuple[Q, asyncio.Future[A]]], turn: "_Turn") -> None:
         try:
             answers: Sequence[A | Exception] = await self._work([asked for asked, _ in batch])
         except Exception as error:  # it belongs to those who asked, not to this task
@@ -92,6 +103,27 @@ class Batcher(Generic[Q, A]):
                 waiting.set_exception(answer)
             else:
                 waiting.set_result(answer)
+        turn.over()
+
+
+class _Turn:
+    """The time that a call holds the next one back: until it is over, or patience is."""
+
+    def __init__(self, pass_on: Callable[[], None], patience_s: float | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pass_on: Callable[[], None] | None = pass_on
+        self._late = None if patience_s is None else self._loop.call_later(patience_s, self._end)
+
+    def over(self) -> None:
+        """Let the next one begin, after those who were just answered: what they ask at once goes with it."""
+        if self._late is not None:
+            self._late.cancel()
+        self._loop.call_soon(self._end)
+
+    def _end(self) -> None:
+        if self._pass_on is not None:
+            pass_on, self._pass_on = self._pass_on, None
+            pass_on()
 
 
 def in_thread(work: Callable[[list[Q]], Sequence[A | Exception]]) -> Callable[[list[Q]], Awaitable[Sequence[A | Exception]]]:

@@ -1,7 +1,8 @@
 """In every HTTP proxy of Ray Serve, in front of the gateways: a question whose gateway dies is put to another one.
 
 Serve hands a request to one replica; when that dies, the caller gets a bare 500. Here what may be asked twice is asked once more, and
-of a change it is said that its outcome is not known. What Serve refuses by itself (its queue is full) becomes problem+json, too.
+of a change it is said that its outcome is not known. What Serve refuses by itself (its queue is full) becomes problem+json, too. And a
+short body goes along with its request, see `ahead`.
 
 Serve's controller takes this from its environment: `ENVIRONMENT`, or `controller_options` in a YAML for `serve deploy`.
 """
@@ -11,6 +12,7 @@ import logging
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.ahead import ahead
 from serve.problems import problem_response
 
 __all__ = ["ENVIRONMENT", "Again", "middlewares"]
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 
 ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy:middlewares"}
 
+_WITHOUT_BODY = ("GET", "HEAD")
 _QUESTIONS = ("/v1/search", "/v1/search/batch")  # POSTs that change nothing
 _REMEMBERED_BYTES = 2**24  # of a body; a request with a larger one is not asked again
 
@@ -40,6 +43,10 @@ class Again:
             await self._app(scope, receive, send)
             return
         body, twice = _Body(receive), _may_be_asked_twice(scope)
+        if scope["method"] not in _WITHOUT_BODY:
+            scope = ahead(scope, await body.first())
+            if body.caller_is_gone:
+                return
         for last in (False, True):
             answer = _Answer(scope, send)
             try:
@@ -75,7 +82,15 @@ class _Body:
         """Whether what was received is here wholly."""
         return self._bytes <= _REMEMBERED_BYTES
 
+    async def first(self) -> Message:
+        """The first message, which stays to be received."""
+        message = await self.from_its_start()()
+        if not self.is_remembered:
+            self._messages.append(message)
+        return message
+
     def from_its_start(self) -> Receive:
+        """What receives it whole."""
         place = 0
 
         async def receive() -> Message:
@@ -142,6 +157,6 @@ def _is_problem(start: Message) -> bool:
 
 def _may_be_asked_twice(scope: Scope) -> bool:
     """Nothing is changed, or the change has a key by which it is recognised."""
-    if scope["method"] in ("GET", "HEAD") or scope["path"] in _QUESTIONS:
+    if scope["method"] in _WITHOUT_BODY or scope["path"] in _QUESTIONS:
         return True
     return scope["path"].startswith("/v1/items") and any(name.lower() == b"idempotency-key" for name, _ in scope["headers"])

@@ -84,6 +84,49 @@ def test_a_call_that_takes_too_long_holds_nobody_back_where_calls_may_overlap() 
     asyncio.run(scenario())
 
 
+def test_who_gives_up_alone_gives_his_call_up_and_holds_nobody_back() -> None:
+    async def scenario() -> None:
+        work, ended = Gate(), list[str]()
+
+        async def noted(asked: list[Any]) -> list[Any]:
+            try:
+                return await work(asked)
+            except asyncio.CancelledError:
+                ended.append(asked[0])
+                raise
+
+        batcher: Batcher[str, str] = Batcher(noted, 3, patience_s=GATE_S)
+        first, bad = asyncio.create_task(batcher("a")), asyncio.create_task(batcher("bad"))
+        await settled()
+        other = asyncio.create_task(batcher("b"))
+        await settled()
+        assert work.calls == [["a"]]
+        first.cancel()
+        assert await other == "b!" and ended == ["a"] and work.calls == [["a"], ["bad", "b"]]
+        with pytest.raises(BadQuery):
+            await bad
+        with pytest.raises(BadQuery):
+            await batcher("bad")
+
+    asyncio.run(scenario())
+
+
+def test_where_calls_may_not_overlap_one_whose_caller_gave_up_is_waited_for() -> None:
+    async def scenario() -> None:
+        work = Gate()
+        batcher: Batcher[str, str] = Batcher(work, 3)
+        first = asyncio.create_task(batcher("a"))
+        await settled()
+        first.cancel()
+        other = asyncio.create_task(batcher("b"))
+        await settled()
+        assert first.cancelled() and work.calls == [["a"]]
+        work.open.set()
+        assert await other == "b!" and work.calls == [["a"], ["b"]]
+
+    asyncio.run(scenario())
+
+
 def test_an_error_and_a_caller_who_gave_up_are_nobody_elses_business() -> None:
     async def scenario() -> None:
         work = Gate()

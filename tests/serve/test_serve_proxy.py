@@ -9,6 +9,7 @@ import pytest
 from serving_suite import assert_problem
 from starlette.types import Message, Receive, Scope, Send
 
+from serve.ahead import Ahead
 from serve.proxy import ENVIRONMENT, Again, middlewares
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -126,6 +127,66 @@ def test_a_body_that_is_too_large_to_remember_is_not_sent_again(monkeypatch: pyt
     assert_problem(sent(gateways, content=b"x" * 11), 503)
     assert gateways.asked == 1
     assert sent(Gateways(answers), content=b"x" * 11).content == b"x" * 11
+
+
+def put(app: App, *pieces: bytes) -> bytes:
+    """What an app answers to a body in pieces; the caller leaves after them."""
+    last = len(pieces) - 1
+    coming: list[Message] = [{"type": "http.request", "body": piece, "more_body": at < last} for at, piece in enumerate(pieces)]
+    answered: list[Message] = []
+
+    async def receive() -> Message:
+        return coming.pop(0) if coming else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        answered.append(message)
+
+    async def call() -> None:
+        await app({"type": "http", "method": "POST", "path": "/v1/search", "headers": []}, receive, send)
+
+    asyncio.run(call())
+    return b"".join(message.get("body", b"") for message in answered)
+
+
+def test_a_body_in_one_piece_goes_along_with_its_request_and_is_received_once() -> None:
+    told: list[Any] = []
+
+    async def gateway(scope: Scope, receive: Receive, send: Send) -> None:
+        told.append(sorted(scope))
+        told.append(await read(receive))
+        await send(START)
+        await send({"type": "http.response.body", "body": told[-1]})
+        told.append((await receive())["type"])  # whether the caller is still there
+
+    async def serves(scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve's part: what is asked for takes another call."""
+
+        async def asked() -> Message:
+            message = await receive()
+            told.append(message.get("body", b"nothing"))
+            return message
+
+        await Ahead(gateway)(scope, asked, send)
+
+    head = ["headers", "method", "path", "type"]
+    assert put(Again(serves), b"a red circle") == b"a red circle"
+    assert told == [head, b"a red circle", b"a red circle", b"nothing", "http.disconnect"]
+    told.clear()
+    assert put(Again(serves), b"a red ", b"circle") == b"a red circle"
+    assert told == [head, b"a red ", b"circle", b"a red circle", b"nothing", "http.disconnect"]
+    told.clear()
+    assert put(Again(Gateways(dies_at_once, serves)), b"a red circle") == b"a red circle"
+    assert told[:2] == [head, b"a red circle"]
+
+
+def test_an_application_without_our_middleware_receives_its_body_as_ever() -> None:
+    assert put(Again(answers), b"a red circle") == b"a red circle"
+    assert put(Again(answers), b"a red ", b"circle") == b"a red circle"
+
+
+def test_a_caller_who_leaves_before_the_body_is_there_is_not_served() -> None:
+    gateways = Gateways(answers)
+    assert put(Again(gateways)) == b"" and gateways.asked == 0
 
 
 def test_a_refusal_of_serve_is_a_problem_and_is_not_asked_again() -> None:

@@ -35,13 +35,11 @@ __all__ = [
 ]
 
 _faiss: Any = faiss  # its stubs describe the C++ constructors, not the Python ones that wrap them
-# From so many queries on, a scan is a product of matrices: the gallery goes through the processor once for all of them. On one thread,
-# 200,000 x 128, that took as long for four queries as the other way for two, and a quarter for 16. faiss 1.15 would begin at 128,000.
-_faiss.cvar.distance_compute_blas_threshold = 3
 _threads: int | None = None
 _CANDIDATES = 2_000_000  # held at a time by an exact search
 _SCORED = 65_536  # of them at a time
 _SPARE = 8  # candidates beyond k that an exact search begins with
+_PRODUCT_FROM = 3  # queries; from so many on, a scan is a product of matrices: the gallery goes through the processor once for all of them
 _ROUNDING = 4e-6  # of the sum of a unit vector's products in float32, whatever its order
 
 
@@ -154,6 +152,9 @@ def exact_search(
     known, and of a tie the lowest rows.
     """
     apply_threads()
+    # faiss 1.15 compares Q x D with this, and begins at 128,000. One query by itself takes half as long as by a product, three a tenth
+    # more, eight three times as long (200,000 x 128, one thread). A setting of the process: at worst a search beside it takes longer.
+    _faiss.cvar.distance_compute_blas_threshold = _PRODUCT_FROM * flat.d
     here = None if allowed is None else allowed[rows]
     available = len(rows) if here is None else int(here.sum())
     k = min(k, available)
