@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,8 @@ def start(
     args = args.resolved()
     owns_ray = not ray.is_initialized()
     if owns_ray:
-        _start_ray(ray_address, num_cpus)
+        with _own_sigterm():
+            _start_ray(ray_address, num_cpus)
     running = Running(f"http://{'127.0.0.1' if args.host == '0.0.0.0' else args.host}:{port}", owns_ray, owns_serve=False)
     try:
         if not _serve_runs():
@@ -132,6 +133,15 @@ def stop(running: Running) -> None:
                 serve.delete(APP)
         if running.owns_ray:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Generator[None]:
+    """What SIGTERM does is up to this process; Ray's start puts a handler in place that aborts it and leaves everything as it is."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start_ray(address: str | None, num_cpus: int | None) -> None:
@@ -224,6 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     ended = threading.Event()
+    signal.signal(signal.SIGTERM, _interrupt)  # while it starts, as Ctrl-C: what is up by then is taken down
     try:
         args = arguments_of(
             {"registry": given.registry, "host": given.host, "topology": given.topology, "shards": given.shards, "keys_file": given.keys},
@@ -233,6 +244,9 @@ def main(arguments: list[str] | None = None) -> int:
     except PerdureError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped before it was up", file=sys.stderr)
+        return 0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     try:
@@ -241,6 +255,10 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         stop(running)
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """The same claims on a real local Ray with Serve, in both topologies; and what only a real cluster can show."""
 
 import base64
+import contextlib
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -156,23 +159,28 @@ def test_an_empty_registry_is_alive_and_becomes_ready_when_a_release_is_promoted
         stop(running)
 
 
-def test_the_script_serves_until_it_is_told_to_stop(gallery: Gallery, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    port = free_port()
-    script = Path(__file__).parents[2] / "serve" / "run.py"
-    environment = {**os.environ, "RAY_TMPDIR": "", "RAY_AUTH_MODE": "disabled"}
-    environment.pop("RAY_ADDRESS", None)
+@contextlib.contextmanager
+def script(registry: Path, port: int, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """`serve/run.py` as a process with a Ray of its own, killed when the block ends."""
+    environment = {**os.environ, "RAY_TMPDIR": "", "RAY_ADDRESS": "", "RAY_AUTH_MODE": "disabled"}
     process = subprocess.Popen(
-        [sys.executable, str(script), "--registry", str(gallery.folder), "--port", str(port)],
+        [sys.executable, str(Path(__file__).parents[2] / "serve" / "run.py"), "--registry", str(registry), "--port", str(port)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,
+        cwd=cwd,
         env={name: value for name, value in environment.items() if value},
     )
     try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_script_serves_until_it_is_told_to_stop(gallery: Gallery, tmp_path: Path) -> None:
+    port = free_port()
+    with script(gallery.folder, port, tmp_path) as process:
         assert process.stdout is not None
         first = process.stdout.readline()
         assert f"http://127.0.0.1:{port}/" in first, first + (process.stderr.read() if process.stderr else "")
@@ -181,9 +189,19 @@ def test_the_script_serves_until_it_is_told_to_stop(gallery: Gallery, tmp_path: 
         assert process.wait(60) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://127.0.0.1:{port}/healthz")
-    finally:
-        process.kill()
-        process.wait()
+
+
+def test_the_script_can_be_told_to_stop_while_it_starts(gallery: Gallery, tmp_path: Path) -> None:
+    with script(gallery.folder, free_port(), tmp_path) as process:
+        assert process.stderr is not None
+        said = ""
+        while "Started Serve" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(60) == 0 and "stopped before it was up" in rest, rest
 
 
 class Written:
