@@ -68,7 +68,7 @@ class Batcher(Generic[Q, A]):
         self._waiting[key] = deque()
         turn = _Turn(lambda: self._next(key), self._patience_s)
         try:
-            (answer,) = await self._work([asked])
+            (answer,) = await self._answers([asked])
         finally:
             turn.over()
         if isinstance(answer, Exception):
@@ -93,17 +93,25 @@ class Batcher(Generic[Q, A]):
 
     async def _together(self, batch: list[tuple[Q, asyncio.Future[A]]], turn: "_Turn") -> None:
         try:
-            answers: Sequence[A | Exception] = await self._work([asked for asked, _ in batch])
-        except Exception as error:  # it belongs to those who asked, not to this task
-            answers = [error] * len(batch)
-        for (_, waiting), answer in zip(batch, answers, strict=True):
-            if waiting.done():
-                continue
-            if isinstance(answer, Exception):
-                waiting.set_exception(answer)
-            else:
-                waiting.set_result(answer)
-        turn.over()
+            for (_, waiting), answer in zip(batch, await self._answers([asked for asked, _ in batch]), strict=True):
+                if waiting.done():
+                    continue
+                if isinstance(answer, Exception):
+                    waiting.set_exception(answer)
+                else:
+                    waiting.set_result(answer)
+        finally:
+            turn.over()
+
+    async def _answers(self, asked: list[Q]) -> Sequence[A | Exception]:
+        """As many as were asked; an error of the call belongs to those who asked, not to the task that makes it."""
+        try:
+            answers = await self._work(asked)
+            if len(answers) != len(asked):
+                raise RuntimeError(f"{len(asked)} were asked at once and {len(answers)} answered")
+            return answers
+        except Exception as error:
+            return [error] * len(asked)
 
 
 class _Turn:

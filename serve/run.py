@@ -139,9 +139,11 @@ def stop(running: Running) -> None:
 def _own_sigterm() -> Generator[None]:
     """What SIGTERM does is up to this process; Ray's start puts a handler in place that aborts it and leaves everything as it is."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if before is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _start_ray(address: str | None, num_cpus: int | None) -> None:
@@ -234,12 +236,12 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     ended = threading.Event()
-    signal.signal(signal.SIGTERM, _interrupt)  # while it starts, as Ctrl-C: what is up by then is taken down
     try:
         args = arguments_of(
             {"registry": given.registry, "host": given.host, "topology": given.topology, "shards": given.shards, "keys_file": given.keys},
             given.overrides,
         )
+        signal.signal(signal.SIGTERM, _interrupt)  # while it starts, as Ctrl-C: what is up by then is taken down
         running = start(args, given.port, ray_address=given.ray_address, must_be_ready=False)
     except PerdureError as error:
         print(f"error: {error}", file=sys.stderr)

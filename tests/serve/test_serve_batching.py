@@ -111,6 +111,21 @@ def test_who_gives_up_alone_gives_his_call_up_and_holds_nobody_back() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("patience_s", [None, GATE_S])
+def test_a_call_that_answers_too_few_is_an_error_and_holds_nobody_back(patience_s: float | None) -> None:
+    async def scenario() -> None:
+        async def work(asked: list[str]) -> list[str]:
+            return asked[1:] if "bad" in asked else asked
+
+        batcher: Batcher[str, str] = Batcher(work, 3, patience_s=patience_s)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="1 were asked at once and 0 answered"):
+                await asyncio.wait_for(batcher("bad"), GATE_S)
+        assert await asyncio.wait_for(batcher("a"), GATE_S) == "a"
+
+    asyncio.run(scenario())
+
+
 def test_where_calls_may_not_overlap_one_whose_caller_gave_up_is_waited_for() -> None:
     async def scenario() -> None:
         work = Gate()
