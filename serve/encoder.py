@@ -13,8 +13,9 @@ from perdure.records import EncoderRef, Release, base_of
 from perdure.registry import open_registry
 from perdure.retrieval.follow import Holder, Poller
 from perdure.retrieval.retriever import check_dim
-from serve.backend import limit_process, loads_measured, warm_up
+from serve.backend import limit_process, warm_up
 from serve.batching import Asked, Batcher, Vectors, encode_batch, in_thread
+from serve.following import loads_measured
 from serve.metrics import Metrics
 from serve.ray_metrics import ray_sinks
 from serve.schemas import ServeArgs

@@ -99,7 +99,7 @@ class ShardedBackend(FollowingBackend):
 
     def _not_ready(self, release_id: str) -> str | None:
         """Ask every replica of the encoder and of the shards to hold a release, and say who does not."""
-        answered = [held.release.id for held in (self._current, self._candidate) if held is not None]
+        answered = self.following.answered_from()
         if release_id in answered and time.monotonic() < self._agreed.get(release_id, 0.0):
             return None
         self._agreed.pop(release_id, None)
@@ -127,7 +127,7 @@ class ShardedBackend(FollowingBackend):
     async def search(self, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
         """See `Backend`."""
         named, route = queries[0].release, queries[0].route
-        pinned = self._pinned_for(queries[0])
+        pinned = self.following.pinned_for(queries[0])
         try:
             return await self._answered(pinned, queries)
         except NotLoaded as error:
@@ -141,13 +141,13 @@ class ShardedBackend(FollowingBackend):
     def _held_by_all(self) -> Retriever:
         """A release that this gateway and every callee hold: the live one, or else the newest."""
         everyone = [set(held) for _, held, _ in self._hold([])]
-        common = [release_id for release_id in self._holder.held() if all(release_id in held for held in everyone)]
+        common = [release_id for release_id in self.following.held() if all(release_id in held for held in everyone)]
         if not common:
             raise NotLoaded("no release is held by the encoder and all shards at this moment; try again shortly")
-        current = self._current.release.id if self._current else None
-        proven = [release_id for release_id in common if release_id != self._holder.candidate]  # a candidate stands in for nothing
-        best = next((one for one in (self._holder.live, current) if one in common), (proven or common)[-1])
-        return self._holder.get(best)
+        current = self.following.current.release.id if self.following.current else None
+        proven = [release_id for release_id in common if release_id != self.following.holder.candidate]  # a candidate stands in for nothing
+        best = next((one for one in (self.following.holder.live, current) if one in common), (proven or common)[-1])
+        return self.following.holder.get(best)
 
     async def _answer(self, pinned: Retriever, queries: Sequence[SearchQuery]) -> list[SearchResponse]:
         searches = [query.search for query in queries]

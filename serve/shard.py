@@ -14,7 +14,8 @@ from perdure.retrieval.asking import Pass
 from perdure.retrieval.edits import buried
 from perdure.retrieval.follow import Holder, Poller
 from perdure.retrieval.retriever import search_segments
-from serve.backend import limit_process, loads_measured
+from serve.backend import limit_process
+from serve.following import loads_measured
 from serve.metrics import Metrics
 from serve.ray_metrics import ray_sinks
 from serve.schemas import ServeArgs

@@ -126,7 +126,7 @@ def test_a_release_that_is_let_go_of_ends_its_pages(gallery: Gallery) -> None:
         pages = client.pages(Ask(text="a", k=2))
         next(pages)
         client.promote("demo@v2")
-        wait(lambda: backend._holder.held() == ["demo@v2"])
+        wait(lambda: backend.following.held() == ["demo@v2"])
         with pytest.raises(Gone, match="begin again without a cursor"):
             next(pages)
     backend.stop()
