@@ -53,6 +53,7 @@ PASSES = {  # one frozen teacher: one forward pass more
     "alasso": Passes(),
     "nce_ewc": Passes(),
     "correlation_all_teachers": Passes(forward=TASK),
+    "lwf_expert": Passes(training=2, forward=4),  # the expert's own step; parent and expert on a picture and its mirror image
     "dual": Passes(training=3, forward=2),  # student on 2 B, the teacher beside it on B; the frozen teacher on 2 B
 }
 ONE_TEACHER = Passes(forward=1)
@@ -80,7 +81,7 @@ def warmed(images: torch.Tensor) -> Encoder:
 
 
 def measure(name: str, options: dict[str, Any], data: TaskData, parent: Encoder, steps: int, precision: Precision) -> tuple[float, float]:
-    """Seconds of a step in the loop, and seconds of what is done once."""
+    """Seconds of a step of the student in the loop, that of who learns before it included, and seconds of what is done once."""
     student = encoder(CLASSES // 2)
     student.load_state_dict(parent.state_dict())
     strategy: Strategy = STRATEGIES.build(name, options)
@@ -102,7 +103,8 @@ def measure(name: str, options: dict[str, Any], data: TaskData, parent: Encoder,
 
     train_task(student, strategy, data, schedule, task_index=TASK, precision=precision, on_step=note)
     once = times[0] - started + time.perf_counter() - times[-1]
-    return (times[-1] - times[2]) / steps, once
+    turns = len(times) / (steps + 3)
+    return turns * (times[-1] - times[2]) / (len(times) - 3), once
 
 
 def passes(images: torch.Tensor, parent: Encoder, steps: int, precision: Precision) -> tuple[float, float]:

@@ -175,11 +175,11 @@ def learn_task(
     first = task_index == 0
     precision = resolve_precision(config.train.precision)
     precision.place(encoder)
+    encoder.set_batch_norm_frozen(config.train.freeze_batch_norm)
     class_ids = torch.from_numpy(np.unique(data.labels)).to(precision.device)
     strategy.begin_task(encoder, _context(config, task_index, class_ids, registry, prepared, data))
     captions = () if data.captions is None else (text for texts in data.captions for text in texts)
     encoder.grow(num_classes=max(int(data.labels.max()) + 1, encoder.classifier.num_classes), captions=captions)
-    encoder.set_batch_norm_frozen(config.train.freeze_batch_norm)
     summary = train_task(
         encoder,
         strategy,

@@ -130,6 +130,8 @@ class Embedded:
     teacher_synthetic: Tensor | None = None  # (B', D) the frozen teacher's
     tags: Tensor | None = None  # (B, C) as in `Batch`
     guide_image: Tensor | None = None  # (B, D) of an encoder that is trained beside the student, with gradient
+    expert_image: Tensor | None = None  # (B, D) of an encoder that learned the task before the student, no gradient
+    expert_text: Tensor | None = None
     tasks: Tensor | None = None  # (B,) int64 the task that each row came with; None where all came with one
     seed: int = 0  # of the strategy's own draws in this step: the same on every worker, and again when the step is
     step: int = 0  # of the task, from 0

@@ -1,6 +1,7 @@
 """What every strategy promises, over the whole catalog, on a small real encoder and two toy tasks."""
 
 import copy
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -24,7 +25,10 @@ DISTILLERS = {  # and the term that is their own
 BESIDE = {"mmd": {"lwf"}}  # further terms of some
 PROTECTORS = {"ewc": {"ewc"}, "mas": {"mas"}, "alasso": {"alasso"}, "nce_ewc": {"nce", "ewc"}}  # they hold parameters; their own terms
 UNBOUNDED: dict[str, dict[str, object]] = {name: {"max_share": None} for name in DISTILLERS}  # the distilled term by itself
-TWO_TEACHERS = {"dual": {"kd1", "kd2", "te2_triplet", "te2_cross_entropy"}}  # the terms of those that are distilled from more than one
+TWO_TEACHERS = {
+    "dual": {"kd1", "kd2", "te2_triplet", "te2_cross_entropy"},
+    "lwf_expert": {"lwf", "expert"},
+}  # the terms of those that are distilled from more than one
 COMPATIBLE = {"compatible": {"influence", "l2"}}  # the terms of those that keep an old gallery usable
 OBJECTIVES = {"adversarial_alignment": {"imbalance", "projection", "entropy"}}  # other terms, from the first task on, where there is text
 OPTIONS: dict[str, dict[str, object]] = {"dual": {"inversion": {"pictures": 6, "iterations": 1}}}  # quick, where the default is long
@@ -55,11 +59,12 @@ def toy_batch(encoder: Encoder, task: int, seed: int = 0) -> Batch:
     return Batch(rows=torch.arange(12), labels=labels, images=images, tokens=tokens)
 
 
-def embed(encoder: Encoder, strategy: Strategy, batch: Batch) -> Embedded:
+def embed(encoder: Encoder, strategy: Strategy, batch: Batch, *, asked: bool = True) -> Embedded:
+    """The batch as `encoder` sees it, with what the strategy's other encoders say of it, unless they are not asked."""
     features = encoder.features(*batch.inputs)
     image, text = encoder.joined(*features)
     joint = {} if encoder.joint is None else {"features": features[0], "text_features": features[1]}
-    return Embedded(labels=batch.labels, image=image, text=text, **joint, **strategy.observe(batch))
+    return Embedded(labels=batch.labels, image=image, text=text, **joint, **(strategy.observe(batch) if asked else {}))
 
 
 class FewExamples:
@@ -73,7 +78,11 @@ class FewExamples:
 
 
 def learn(strategy: Strategy, encoder: Encoder, task: int, steps: int) -> list[dict[str, float]]:
-    """begin_task, grow, begin_training, prepare, steps, consolidate, end_task, as the training loop does it."""
+    """begin_task, grow, begin_training, prepare, steps of each learner, consolidate, end_task, as the training loop does it.
+
+    Returns:
+        the terms of the encoder's own steps.
+    """
     class_ids = torch.arange(3) + 3 * task
     text = encoder.text is not None
     strategy.begin_task(encoder, TaskContext(task, class_ids, fresh=lambda: new_encoder(text=text, num_classes=0)))
@@ -82,17 +91,18 @@ def learn(strategy: Strategy, encoder: Encoder, task: int, steps: int) -> list[d
     trained = torch.nn.ModuleList([encoder, *strategy.trained().values()])
     optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-2)
     strategy.prepare()
-    encoder.train()
+    trained.train()
     history = []
-    for step in range(steps):
+    for learner, step in itertools.product(strategy.learners(encoder), range(steps)):
+        own = learner is encoder
         batch = toy_batch(encoder, task, seed=step)
-        terms = strategy.loss_terms(encoder, embed(encoder, strategy, batch))
+        terms = strategy.loss_terms(learner, embed(learner, strategy, batch, asked=own))
         optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
-        strategy.before_step(encoder)
+        strategy.before_step(learner)
         optimizer.step()
-        strategy.after_step(encoder)
-        history.append({name: term.item() for name, term in terms.items()})
+        strategy.after_step(learner)
+        history += [{name: term.item() for name, term in terms.items()}] if own else []
     strategy.consolidate(encoder.eval(), FewExamples(encoder, task))
     strategy.end_task(encoder)
     return history

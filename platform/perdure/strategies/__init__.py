@@ -15,6 +15,7 @@ from perdure.strategies.joint import Joint
 from perdure.strategies.l1 import L1Distillation
 from perdure.strategies.l2 import L2Distillation
 from perdure.strategies.lwf import LearningWithoutForgetting
+from perdure.strategies.lwf_expert import LearningWithoutForgettingWithExpert
 from perdure.strategies.mas import MAS
 from perdure.strategies.meta_sequential import MetaSequential
 from perdure.strategies.mmd import MMDDistillation
@@ -31,6 +32,7 @@ STRATEGIES: Catalog[Strategy] = Catalog(
         "joint": Joint,
         "feature_extraction": FeatureExtraction,
         "lwf": LearningWithoutForgetting,
+        "lwf_expert": LearningWithoutForgettingWithExpert,
         "l1": L1Distillation,
         "l2": L2Distillation,
         "mmd": MMDDistillation,

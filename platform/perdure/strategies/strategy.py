@@ -1,7 +1,7 @@
 """Strategy: a continual method, as the training loop sees it.
 
     for each task:  begin_task(parent) -> [the encoder grows] -> begin_training(student) -> prepare, unless the task is resumed
-                    -> per step: synthetic, observe, loss_terms, backward, before_step, [optimiser], after_step
+                    -> per learner, per step: synthetic, observe, loss_terms, backward, before_step, [optimiser], after_step
                     -> consolidate -> end_task
 
 A strategy is composed of losses, a teacher and a memory; the loop, the optimiser and the workers know nothing of it but this. Most
@@ -9,7 +9,7 @@ methods need two or three of the hooks, and the others do nothing. Adding one is
 Letters: B global batch, b one worker's slice, D embedding, n classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -95,16 +95,31 @@ class Strategy:
         """
         return {} if self._metric is None else {"metric": self._metric}
 
+    def learners(self, encoder: Encoder) -> Sequence[Encoder]:
+        """Who learns the task, one after the other, each through all of its epochs and a learning-rate schedule of its own.
+
+        The last one is the encoder itself; any other is one of `trained`. Asked after `begin_training`.
+        """
+        return [encoder]
+
     def synthetic(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
         """Made-up pictures to be learned beside the global batch of `size` of a step: (B', 3, H, W) in [0, 1] and their labels (B',)."""
         return None
 
     def observe(self, batch: Batch) -> dict[str, Tensor]:
-        """What other encoders say of one worker's slice, by the names of `Embedded`'s fields; the loop gathers them over the workers."""
+        """What other encoders say of one worker's slice, by the names of `Embedded`'s fields; the loop gathers them over the workers.
+
+        Asked in the encoder's own turn, not in that of a learner before it.
+        """
         return {}
 
     def loss_terms(self, encoder: Encoder, batch: Embedded) -> dict[str, Tensor]:
-        """The loss of the global batch as named, weighted terms, each (); their sum is what is minimised."""
+        """The loss of the global batch as named, weighted terms, each (); their sum is what is minimised.
+
+        Args:
+            encoder: the learner whose turn it is.
+            batch: embedded by it.
+        """
         return self.ranking_terms(encoder, batch)
 
     def ranking_terms(self, encoder: Encoder, batch: Embedded) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from perdure.encoders.encoder import Encoder
 from perdure.records import Batch, Embedded
 
-__all__ = ["DEFAULT_TEACHING", "FrozenTeacher", "Teaching", "taught_pairs"]
+__all__ = ["DEFAULT_TEACHING", "FrozenTeacher", "Teaching", "expert_pairs", "taught_pairs"]
 
 
 class Teaching(BaseModel):
@@ -21,7 +21,8 @@ class Teaching(BaseModel):
     adapts: bool = Field(
         default=False,
         description="its BatchNorm layers normalise by the batch, as the student's do, and not by what the old tasks left: Szatkowski et "
-        "al., Adapt Your Teacher, WACV 2024 (who also let the statistics follow, which nothing reads). Without BatchNorm, nothing",
+        "al., Adapt Your Teacher, WACV 2024 (who also let the statistics follow, which nothing reads). Without BatchNorm, or where the "
+        "student's is frozen, nothing",
     )
     mirrored: bool = Field(
         default=False,
@@ -44,7 +45,7 @@ class FrozenTeacher:
         self._teaching = teaching
         for parameter in self._encoder.parameters():
             parameter.grad = None
-        if teaching.adapts:
+        if teaching.adapts and not encoder.batch_norm_frozen:
             for layer in self._encoder.modules():
                 if isinstance(layer, _BatchNorm):
                     layer.train()
@@ -116,3 +117,15 @@ def taught_pairs(batch: Embedded) -> list[tuple[Tensor, Tensor]]:
     pictures = [taught[name] for name in ("teacher_image", "teacher_synthetic") if name in taught]
     pairs = [(torch.cat([said for said, _ in pictures]), torch.cat([own for _, own in pictures]))]
     return [*pairs, taught["teacher_text"]] if "teacher_text" in taught else pairs
+
+
+def expert_pairs(batch: Embedded) -> list[tuple[Tensor, Tensor]]:
+    """(expert's, student's) embeddings of the pictures and, where the batch has text, of the captions; each (B, D), not normalised.
+
+    Raises:
+        ValueError: the expert's embeddings are missing: what `observe` returned was not put into the batch.
+    """
+    if batch.expert_image is None or (batch.text is not None and batch.expert_text is None):
+        raise ValueError("this strategy has an expert, but the batch came without what it says; pass on what observe() returned")
+    pictures = [(batch.expert_image, batch.image)]
+    return pictures if batch.text is None or batch.expert_text is None else [*pictures, (batch.expert_text, batch.text)]

@@ -1,7 +1,8 @@
 """The training of one task, top to bottom.
 
-    for each step: draw the global batch -> cut it -> embed the own slice, ask the teacher -> gather -> the strategy's loss terms
-                   -> backward -> average gradients -> optimiser step -> log -> now and then a checkpoint
+    for each learner (the student, and before it an expert, if the strategy has one)
+        for each step: draw the global batch -> cut it -> embed the own slice, ask the teacher -> gather -> the strategy's loss terms
+                       -> backward -> average gradients -> optimiser step -> log -> now and then a checkpoint
 
 Letters: B rows of the global batch, b of this worker, B' synthetic ones, D embedding, L words, n items of the task.
 """
@@ -84,12 +85,14 @@ def train_task(
     sampler = PKSampler(
         data.labels, batch_size=schedule.batch_size, per_class=schedule.per_class, seed=random_seed(schedule.seed, task_index)
     )
-    num_steps = schedule.epochs * sampler.steps_per_epoch
+    turn = schedule.epochs * sampler.steps_per_epoch  # steps of each learner
     if schedule.max_steps is not None:
-        num_steps = min(num_steps, schedule.max_steps)
+        turn = min(turn, schedule.max_steps)
 
     memory = PeakMemory(precision.device)
     strategy.begin_training(encoder)
+    learners = strategy.learners(encoder)
+    num_steps = turn * len(learners)
     trained: dict[str, nn.Module] = {"encoder": encoder, **strategy.trained()}
     for module in trained.values():
         precision.place(module)
@@ -117,39 +120,40 @@ def train_task(
         module.train()
     for step in range(first_step, num_steps):
         started = time.perf_counter()
-        torch.manual_seed(random_seed(schedule.seed, task_index, step, workers.rank))  # dropout
-        batch, size = _draw(data, tokens, sampler, step, task_index, schedule, workers, precision)
-        made_up = strategy.synthetic(size, torch.Generator().manual_seed(random_seed(schedule.seed, task_index, step, _SYNTHETIC)))
+        learner, own_step = learners[step // turn], step % turn
+        torch.manual_seed(random_seed(schedule.seed, task_index, own_step, workers.rank))  # dropout
+        batch, size = _draw(data, tokens, sampler, own_step, task_index, schedule, workers, precision)
+        made_up = strategy.synthetic(size, torch.Generator().manual_seed(random_seed(schedule.seed, task_index, own_step, _SYNTHETIC)))
         if made_up is not None:
             batch = replace(batch, synthetic=precision.images(made_up[0][workers.slice_of(len(made_up[0]))]))
         drawn = time.perf_counter()
 
         with precision.autocast():
             embedded = _embed(
-                encoder,
+                learner,
                 batch,
-                strategy.observe(batch),
+                strategy.observe(batch) if learner is encoder else {},
                 workers,
                 size,
                 None if made_up is None else made_up[1],
-                random_seed(schedule.seed, task_index, step, _STRATEGY),
-                step,
+                random_seed(schedule.seed, task_index, own_step, _STRATEGY),
+                own_step,
             )
-        rate = learning_rate(schedule.schedule, schedule.lr, step, num_steps)
-        terms = strategy.loss_terms(encoder, embedded)
+        rate = learning_rate(schedule.schedule, schedule.lr, own_step, turn)
+        terms = strategy.loss_terms(learner, embedded)
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:  # not where all that it depends on is frozen
             loss.backward()
         _average(trained.values(), workers, uneven=data.is_text is not None)
-        strategy.before_step(encoder)
+        strategy.before_step(learner)
         if schedule.clip_norm is not None:
             for module in trained.values():  # each by itself: a teacher that learns beside must not shorten the student's step
                 torch.nn.utils.clip_grad_norm_(module.parameters(), schedule.clip_norm)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(schedule.schedule, group["peak"], step, num_steps)
+            group["lr"] = learning_rate(schedule.schedule, group["peak"], own_step, turn)
         optimizer.step()
-        strategy.after_step(encoder)
+        strategy.after_step(learner)
 
         values = {name: float(term.detach()) for name, term in terms.items()}
         _refuse_nan(values, step, task_index)
