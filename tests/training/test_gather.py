@@ -33,9 +33,9 @@ def learn(name: str, encoder: Encoder, task: TaskData, workers: Workers) -> tupl
     options = {"ranking": {"triplet": 0, "metric": METRICS[name]}} if name in METRICS else OPTIONS.get(name, {})
     strategy = STRATEGIES.build("fine_tune" if name in METRICS else name, options)
     equip(name, encoder)
+    encoder.set_batch_norm_frozen(True)
     strategy.begin_task(encoder, third_task(encoder, task.labels))
     encoder.grow(num_classes=8)
-    encoder.set_batch_norm_frozen(True)
     schedule = Schedule(epochs=1, batch_size=18, per_class=3, lr=0.05, optimizer="sgd", schedule="constant", crop=2, max_steps=2)
     summary = train_task(encoder, strategy, task, schedule, task_index=2, precision=FP32, workers=workers)
     return encoder, summary.read, summary.terms
