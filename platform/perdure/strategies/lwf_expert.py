@@ -1,8 +1,8 @@
 """Learning without Forgetting with an expert: the student follows the old encoder on the old classes, and on the new ones an encoder
 that was fine-tuned to them first and is forgotten with the task.
 
-The expert is that of Hou, Pan, Loy, Wang and Lin, "Lifelong learning via progressive distillation and retrospection", ECCV 2018, without
-its retrospection, the pictures of old classes that it keeps; the rest is `lwf`.
+The expert is that of Hou, Pan, Loy, Wang and Lin, "Lifelong learning via progressive distillation and retrospection", ECCV 2018: its
+distillation, without its retrospection, which keeps pictures of old classes. The rest is `lwf`, Eq. (5.3) of the thesis.
 """
 
 import copy
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from perdure.encoders.encoder import Encoder
 from perdure.losses import softened_cross_entropy
 from perdure.records import Batch, Embedded
-from perdure.strategies.distiller import Distiller, Share
+from perdure.strategies.distiller import Share
 from perdure.strategies.fine_tune import FineTune
-from perdure.strategies.lwf import old_logits, require_classifier
+from perdure.strategies.lwf import LearningWithoutForgetting, require_classifier
 from perdure.strategies.ranking import DEFAULT_RANKING, PositiveFloat, Ranking, Weight
 from perdure.strategies.strategy import TaskContext
 from perdure.strategies.teacher import FrozenTeacher, Teaching, expert_pairs
@@ -26,7 +26,7 @@ __all__ = ["LearningWithoutForgettingWithExpert"]
 _BOTH = Teaching(adapts=True, mirrored=True)
 
 
-class LearningWithoutForgettingWithExpert(Distiller):
+class LearningWithoutForgettingWithExpert(LearningWithoutForgetting):
     """L = ranking terms + weight * softened cross-entropy over the old classes against the parent, as in `lwf`, + expert_weight * the
     same over the task's own classes against the expert; both at one temperature.
 
@@ -39,8 +39,8 @@ class LearningWithoutForgettingWithExpert(Distiller):
 
     Raises:
         ConfigError: ranking.cross_entropy is 0, so that nothing trains the classifiers whose answers are followed.
-    Deviations: of Hou et al.: the expert starts from the parent and not from weights of its own; no old pictures; bound and class
-        ratio of `Distiller` for the parent's term; `teacher` is for both, see `Teaching`.
+    Deviations: ranking terms, weights and temperature are the house's, not those of Hou et al.; bound and class ratio of `Distiller`, for
+        the parent's term alone; `teacher` is for both, see `Teaching`.
     """
 
     name = "lwf_expert"
@@ -56,11 +56,12 @@ class LearningWithoutForgettingWithExpert(Distiller):
         teacher: Teaching = _BOTH,
         ranking: Ranking = DEFAULT_RANKING,
     ) -> None:
-        super().__init__(max_share=max_share, class_ratio=class_ratio, teacher=teacher, ranking=ranking)
-        require_classifier(self.name, ranking, "another strategy, such as l2 or correlation")
-        self._weight = weight
+        super().__init__(
+            weight=weight, temperature=temperature, max_share=max_share, class_ratio=class_ratio, teacher=teacher, ranking=ranking
+        )
+        if expert_weight > 0:
+            require_classifier(self.name, ranking, "another strategy, such as l2 or correlation")
         self._expert_weight = expert_weight
-        self._temperature = temperature
         self._fine_tuning = FineTune(ranking=ranking)
         self._expert: Encoder | None = None  # while it learns, and after
         self._asked: FrozenTeacher | None = None  # as what it teaches
@@ -108,10 +109,6 @@ class LearningWithoutForgettingWithExpert(Distiller):
         if self._asked is not None:
             terms["expert"] = self._expert_weight * self._new_logits(encoder, self._asked, batch)
         return terms
-
-    def distilled(self, encoder: Encoder, teacher: FrozenTeacher, batch: Embedded) -> dict[str, Tensor]:
-        """`lwf`."""
-        return {"lwf": self._weight * old_logits(encoder, teacher, batch, self._temperature)}
 
     def end_task(self, encoder: Encoder) -> None:
         """Let go of the parent and of the expert."""
