@@ -39,8 +39,8 @@ class LearningWithoutForgettingWithExpert(LearningWithoutForgetting):
 
     Raises:
         ConfigError: ranking.cross_entropy is 0, so that nothing trains the classifiers whose answers are followed.
-    Deviations: ranking terms, weights and temperature are the house's, not those of Hou et al.; bound and class ratio of `Distiller`, for
-        the parent's term alone; `teacher` is for both, see `Teaching`.
+    Deviations: ranking terms, weights and temperature are the house's, not those of Hou et al.; bound and class ratio of `Distiller` for
+        the parent's term, whose pull is at most `max_share` of that of all other terms together; `teacher` is for both, see `Teaching`.
     """
 
     name = "lwf_expert"
@@ -102,10 +102,14 @@ class LearningWithoutForgettingWithExpert(LearningWithoutForgetting):
         return seen | {name.replace("teacher", "expert"): rows for name, rows in self._asked.observe(batch).items()}
 
     def loss_terms(self, encoder: Encoder, batch: Embedded) -> dict[str, Tensor]:
-        """The expert's ranking terms by names of their own; or the student's, `lwf` and `expert`."""
+        """The expert's ranking terms by names of their own; or the student's, `expert` and `lwf`."""
         if encoder is self._expert:
             return {f"expert_{name}": term for name, term in self._fine_tuning.loss_terms(encoder, batch).items()}
-        terms = super().loss_terms(encoder, batch)
+        return super().loss_terms(encoder, batch)
+
+    def ranking_terms(self, encoder: Encoder, batch: Embedded) -> dict[str, Tensor]:
+        """What the student learns the new task with: the expert, too, so `max_share` is a share of both."""
+        terms = super().ranking_terms(encoder, batch)
         if self._asked is not None:
             terms["expert"] = self._expert_weight * self._new_logits(encoder, self._asked, batch)
         return terms
