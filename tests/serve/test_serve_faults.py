@@ -271,21 +271,21 @@ class TestOverload:
     topology = "fused"
     gateway = DeploymentArgs(num_cpus=0.1, max_ongoing_requests=4, max_queued_requests=16)
 
-    def test_more_than_it_can_do_is_refused_at_once_and_the_rest_is_answered_in_time(
+    def test_more_than_it_can_do_is_refused_at_once_and_the_rest_waits_for_few_others(
         self, service: Service, capsys: pytest.CaptureFixture[str]
     ) -> None:
         queries = 16
         load, _ = under_load(service, lambda: None, per_s=4 * able(service, queries), queries=queries)
-        refused, accepted = load.times("failed 503"), load.times()
-        seconds = max(one.due_s + one.took_s for one in load.came)
         gateway = service.args.gateway
         most_waiting = gateway.max_queued_requests + gateway.num_replicas * gateway.max_ongoing_requests
-        told(capsys, load.line("overload", refused_in=f"{statistics.quantiles(refused, n=100)[98] * 1e3:.0f} ms (p99)"))
+        refused, accepted = load.answered_meanwhile("failed 503"), load.answered_meanwhile()
+        seconds = statistics.quantiles(load.times("failed 503"), n=100)[98]
+        waited = f"{statistics.median(accepted):.0f} (median), {statistics.quantiles(accepted, n=100)[98]:.0f} (p99)"
+        told(capsys, load.line("overload", refused_in=f"{seconds * 1e3:.0f} ms (p99)", answered_after=f"{waited} others"))
         assert set(load.counts()) == {f"right {V1}", "failed 503"}, load.counts()
         assert len(refused) > REQUESTS / 10 and len(accepted) > most_waiting
-        # Twice what as many as may wait take at the rate of this very load; without a bound the last would wait for all of the load.
-        in_time_s = 2 * most_waiting / (len(accepted) / seconds)
-        assert statistics.quantiles(accepted, n=100)[98] < in_time_s
+        # By place, not by time: Serve's queue is fair but roughly, and without a bound there would be hundreds before most.
+        assert statistics.quantiles(accepted, n=100)[98] < 4 * most_waiting < REQUESTS / 10
         assert statistics.quantiles(refused, n=100)[98] < statistics.median(accepted)
         after, _ = under_load(service, lambda: None, requests=100)
-        assert after.counts(0) == {"right": 100} and after.times()[-1] < in_time_s
+        assert after.counts(0) == {"right": 100} and after.times()[-1] < service.args.request_timeout_s
