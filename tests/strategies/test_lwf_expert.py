@@ -73,15 +73,17 @@ def test_the_term_is_the_equation_written_as_loops(parent: Encoder, text: bool) 
     assert term.item() == pytest.approx(1.7 * sum(losses) / len(losses), rel=1e-5)
 
 
-def test_the_expert_says_the_mean_over_a_picture_and_its_mirror_image_as_the_parent_does(parent: Encoder) -> None:
-    strategy, student = begun(parent)
+@pytest.mark.parametrize("adapts", [False, True])
+def test_the_expert_says_the_mean_over_a_picture_and_its_mirror_image_as_the_parent_does(parent: Encoder, adapts: bool) -> None:
+    strategy, student = begun(parent, **({"teacher": {"adapts": True, "mirrored": True}} if adapts else {}))
     expert = strategy.trained()["expert"]
     assert isinstance(expert, Encoder)
     move(expert)
     seen = batch(student, text=False)
     said = strategy.observe(seen)
     with torch.no_grad():
-        for name, encoder in (("teacher_image", copy.deepcopy(parent).train()), ("expert_image", copy.deepcopy(expert).train())):
+        for name, encoder in (("teacher_image", copy.deepcopy(parent)), ("expert_image", copy.deepcopy(expert))):
+            encoder.train(adapts)
             assert seen.images is not None
             expected = (encoder(seen.images)[0] + encoder(seen.images.flip(-1))[0]) / 2
             torch.testing.assert_close(said[name], expected)
@@ -145,7 +147,7 @@ def test_a_classifier_that_is_not_trained_is_refused() -> None:
 
 def test_teachers_do_not_adapt_where_the_students_batch_norm_is_frozen(parent: Encoder) -> None:
     parent.set_batch_norm_frozen(True)
-    strategy, student = begun(parent)
+    strategy, student = begun(parent, teacher={"adapts": True, "mirrored": True})
     seen = batch(student, text=False)
     assert seen.images is not None
     with torch.no_grad():
