@@ -308,6 +308,7 @@ def _context(config: RunConfig, task_index: int, class_ids: Tensor, registry: Re
         ancestor=lambda task: load_encoder(registry.folder(EncoderRef(config.name, task + 1))),
         fresh=lambda: build_encoder(config.encoder.name, config.encoder.options, with_text=prepared.with_text, seed=config.seed),
         seed=random_seed(config.seed, task_index),
+        flips=config.train.flip,
         num_tags=0 if data.tags is None else data.tags.shape[1],
     )
 

@@ -1,5 +1,7 @@
 """How a frozen teacher looks at the new task's items."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -61,6 +63,17 @@ def test_one_that_looks_at_mirror_images_says_the_mean_over_both(parent: Encoder
     ]
     torch.testing.assert_close(said(parent, mirrored=True), torch.stack(expected))
     assert (said(parent, mirrored=True) - said(parent)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("mirrored", [False, True, "auto"])
+def test_auto_looks_at_mirror_images_where_the_student_does_and_so_does_one_like_it(
+    parent: Encoder, flips: bool, mirrored: Literal[False, True, "auto"]
+) -> None:
+    teacher = FrozenTeacher(parent, Teaching(mirrored=mirrored, adapts=True), flips=flips)
+    expected = said(parent, mirrored=flips if mirrored == "auto" else mirrored, adapts=True)
+    for each in (teacher, teacher.like(parent)):
+        torch.testing.assert_close(each.observe(batch())["teacher_image"], expected)
 
 
 def test_lwf_distils_what_such_a_teacher_says(parent: Encoder) -> None:

@@ -49,7 +49,7 @@ class Distiller(Strategy):
     def begin_task(self, encoder: Encoder, task: TaskContext) -> None:
         """Freeze the parent."""
         super().begin_task(encoder, task)
-        self._teacher = FrozenTeacher(encoder, self._teaching) if task.index > 0 else None
+        self._teacher = FrozenTeacher(encoder, self._teaching, flips=task.flips) if task.index > 0 else None
         if self._teacher is not None and self._class_ratio:
             self._ratio = math.sqrt(self._teacher.num_classes / len(task.class_ids))
 

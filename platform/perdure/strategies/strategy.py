@@ -43,6 +43,7 @@ class TaskContext:
     ancestor: Callable[[int], Encoder] = _no_ancestor  # the encoder after a task, from the registry
     fresh: Callable[[], Encoder] = _nothing_fresh  # an encoder as it was before the first task: random or pre-trained weights
     seed: int = 0  # of the strategy's own draws in this task
+    flips: bool = False  # whether pictures are learned from their mirror images, too
     num_tags: int = 0  # C of the labels that items so far have, for a strategy that `reads_tags`
 
 

@@ -1,6 +1,7 @@
 """The frozen teacher: the encoder of the task before, which says what it thinks of the new task's items."""
 
 import copy
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,7 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from perdure.encoders.encoder import Encoder
 from perdure.records import Batch, Embedded
 
-__all__ = ["DEFAULT_TEACHING", "FrozenTeacher", "Teaching", "expert_pairs", "taught_pairs"]
+__all__ = ["DEFAULT_TEACHING", "FrozenTeacher", "Mirrored", "Teaching", "expert_pairs", "taught_pairs"]
+
+Mirrored = Literal[False, True, "auto"]
 
 
 class Teaching(BaseModel):
@@ -24,9 +27,10 @@ class Teaching(BaseModel):
         "al., Adapt Your Teacher, WACV 2024 (who also let the statistics follow, which nothing reads). Without BatchNorm, or where the "
         "student's is frozen, nothing",
     )
-    mirrored: bool = Field(
+    mirrored: Mirrored = Field(
         default=False,
-        description="what it says of a picture is the mean over it and its mirror image; its forward pass costs twice as much",
+        description="what it says of a picture is the mean over it and its mirror image; its forward pass costs twice as much. auto: where "
+        "the student learns from mirror images, too (train.flip)",
     )
 
 
@@ -40,9 +44,11 @@ class FrozenTeacher:
     an optimiser never reach it.
     """
 
-    def __init__(self, encoder: Encoder, teaching: Teaching = DEFAULT_TEACHING) -> None:
+    def __init__(self, encoder: Encoder, teaching: Teaching = DEFAULT_TEACHING, *, flips: bool = False) -> None:
         self._encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
         self._teaching = teaching
+        self._flips = flips
+        self._mirrored = flips if teaching.mirrored == "auto" else teaching.mirrored
         for parameter in self._encoder.parameters():
             parameter.grad = None
         if teaching.adapts and not encoder.batch_norm_frozen:
@@ -51,6 +57,10 @@ class FrozenTeacher:
                     layer.train()
                     layer.momentum = 0.0  # what the old tasks left stays as it is
         self._placed: tuple[torch.device, bool] | None = None
+
+    def like(self, encoder: Encoder) -> "FrozenTeacher":
+        """Another encoder, which looks at items as this one does."""
+        return FrozenTeacher(encoder, self._teaching, flips=self._flips)
 
     @property
     def encoder(self) -> Encoder:
@@ -70,7 +80,7 @@ class FrozenTeacher:
         """
         self._follow(batch)
         image, text = self._encoder(*batch.inputs)
-        if self._teaching.mirrored and batch.images is not None:
+        if self._mirrored and batch.images is not None:
             _, *others = batch.inputs
             image = (image + self._encoder(batch.images.flip(-1), *others)[0]) / 2
         seen = {"teacher_image": image} if text is None else {"teacher_image": image, "teacher_text": text}
