@@ -92,9 +92,10 @@ def measure(name: str, options: dict[str, Any], data: TaskData, parent: Encoder,
         earlier = Schedule(epochs=1, batch_size=BATCH, per_class=4, max_steps=2, checkpoint_every=0)
         train_task(copy.deepcopy(student), strategy, data, earlier, precision=precision)
         strategy.end_task(student)
-    strategy.begin_task(student, TaskContext(TASK, own, DRIFTS, ancestor=lambda task: parent, fresh=lambda: encoder(CLASSES // 2)))
-    student.grow(num_classes=CLASSES)
     schedule = Schedule(epochs=100, batch_size=BATCH, per_class=4, max_steps=steps + 3, checkpoint_every=0)
+    context = TaskContext(TASK, own, DRIFTS, lambda task: parent, lambda: encoder(CLASSES // 2), flips=schedule.flip)
+    strategy.begin_task(student, context)
+    student.grow(num_classes=CLASSES)
     times: list[float] = []
     started = time.perf_counter()
 

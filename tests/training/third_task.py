@@ -49,4 +49,5 @@ def third_task(parent: Encoder, labels: NDArray[np.int64]) -> TaskContext:
                 module.running_mean += 0.1
         return encoder
 
-    return TaskContext(2, torch.from_numpy(np.unique(labels)), drifts=(AccuracyDrift(-0.3, 0.9),), ancestor=ancestor, fresh=fresh)
+    drifts = (AccuracyDrift(-0.3, 0.9),)
+    return TaskContext(2, torch.from_numpy(np.unique(labels)), drifts=drifts, ancestor=ancestor, fresh=fresh, flips=True)
